@@ -1,0 +1,297 @@
+"""The desk conducts: it opens the transactions and lets facts, decisions and writing follow each other.
+
+accept   keeps what arrives, many arrivals in one synced commit, before anybody is answered
+process  understands what was kept (outside any transaction), decides, writes
+perform  what one of us does on a page or the command line
+rehearse, replay   decide without writing
+tick     what the clock brings
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from gateway import blobs, store
+from gateway.addresses import Keys, load_keys
+from gateway.config import Config
+from gateway.decide import decide_action, decide_message
+from gateway.decide.click import taken_back
+from gateway.failpoints import fail_point
+from gateway.matching import clues as read_clues
+from gateway.store import accounts, audit, facts, intake, outbox, schedule
+from gateway.store import apply as writer
+from gateway.store.together import GroupWriter, Job
+from gateway.values import (
+    Account,
+    Action,
+    Answer,
+    Arrival,
+    Assign,
+    Decision,
+    Envelope,
+    Facts,
+    FilePart,
+    InboundMessage,
+    InboundState,
+    Permanent,
+    Proof,
+    Release,
+    Rule,
+    Ruling,
+    Step,
+    Temporary,
+    Undo,
+    Write,
+    Written,
+    utc_now,
+)
+
+log = logging.getLogger("ringback.desk")
+
+BATCH = 25  # messages in one write transaction
+BATCH_SECONDS = 0.02
+AHEAD = 50  # messages read ahead for the parsers
+
+
+# -- accept ------------------------------------------------------------------------------------------------------
+
+
+class Committer:
+    """Keeps what arrives, many arrivals in one synced commit. `after_commit` is called once a group (the doorbell)."""
+
+    def __init__(self, config: Config, after_commit: Callable[[], None] = lambda: None) -> None:
+        self._blobs = config.folder / "blobs"
+        self._writer = GroupWriter("committer", after_commit, lambda place: fail_point(f"accept.{place}"))
+
+    def accept(self, arrival: Arrival) -> Future[bool]:
+        """Done when the arrival is committed and synced; Temporary when it could not be kept. False: it was there."""
+        return self._writer.submit(
+            Job(
+                prepare=lambda: intake.place(self._blobs, arrival),
+                write=lambda blob: intake.add(arrival, blob),
+            )
+        )
+
+    def close(self) -> None:
+        """Finishes what is queued and ends the thread."""
+        self._writer.close()
+
+
+# -- process -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Understood:
+    """A message with what its sender's proof is worth; `trouble` says why it could not be read."""
+
+    message: InboundMessage
+    proof: Proof = Proof.NONE
+    trouble: str = ""
+
+
+Understand = Callable[[intake.Waiting, frozenset[str]], Understood]
+
+
+@dataclass(slots=True)
+class Desk:
+    """What processing needs: settings, keys, the way to understand a message, and threads to do it in."""
+
+    config: Config
+    keys: Keys
+    understand: Understand
+    pool: ThreadPoolExecutor
+    now: Callable[[], datetime] = utc_now
+    after_commit: Callable[[], None] = lambda: None
+    stopped: threading.Event = field(default_factory=threading.Event)
+
+
+def process(desk: Desk) -> int:
+    """Understands, decides and writes everything that waits; returns how many messages were handled."""
+    ahead: deque[tuple[intake.Waiting, Future[Understood]]] = deque()
+    after, handled, more = 0, 0, True
+    staff = schedule.staff_addresses()
+    while not desk.stopped.is_set():
+        if more and len(ahead) < AHEAD // 2:
+            found = intake.waiting(desk.config.folder / "blobs", after, AHEAD)
+            more = bool(found)
+            after = found[-1].id if found else after
+            ahead.extend((row, desk.pool.submit(desk.understand, row, staff)) for row in found)
+        if not ahead:
+            break
+        ahead[0][1].exception()  # waits for the oldest; its error is dealt with inside
+        handled += _write_group(desk, ahead)
+        desk.after_commit()
+    return handled
+
+
+def _write_group(desk: Desk, ahead: deque[tuple[intake.Waiting, Future[Understood]]]) -> int:
+    """Writes what is understood already, in order, in one transaction of at most BATCH messages or BATCH_SECONDS."""
+    fail_point("process.before")
+    written = 0
+    with store.writing():
+        end = time.monotonic() + BATCH_SECONDS
+        while ahead and written < BATCH and ahead[0][1].done() and (not written or time.monotonic() < end):
+            waiting, future = ahead.popleft()
+            _write_one(desk, waiting, future)
+            written += 1
+        fail_point("process.written")
+    fail_point("process.committed")
+    return written
+
+
+def _write_one(desk: Desk, waiting: intake.Waiting, future: Future[Understood]) -> None:
+    if not intake.still_new(waiting.id):
+        return
+    now = desk.now()
+    try:
+        with store.savepoint():
+            understood = future.result()
+            decision = _decide(desk.config, desk.keys, waiting, understood, now)
+            fail_point("process.decided")
+            writer.apply(decision, now, waiting.id, understood.message)
+            fail_point("process.applied")
+    except Temporary:
+        raise
+    except Exception:
+        log.exception("message %s failed", waiting.id)
+        intake.fail(waiting.id, "our-error", traceback.format_exc(), now)
+
+
+def _decide(config: Config, keys: Keys, waiting: intake.Waiting, understood: Understood, now: datetime) -> Decision:
+    started = time.perf_counter()
+    message = understood.message
+    clues = read_clues(message, waiting.envelope, config, keys)
+    known = facts.for_message(message, clues, waiting.id, waiting.ruling, now)
+    looked = time.perf_counter()
+    decision = decide_message(message, waiting.envelope, clues, known, understood.proof, config, keys)
+    decided = time.perf_counter()
+    steps = (
+        *decision.trace,
+        Step("facts", "looked up", round((looked - started) * 1000, 2)),
+        Step("decided", f"settings {config.digest}", round((decided - looked) * 1000, 2)),
+    )
+    if understood.trouble:
+        steps = (Step("unreadable", understood.trouble, hit=True), *steps)
+        return replace(decision, state=InboundState.FAILED, reason="unreadable", trace=steps)
+    return replace(decision, trace=steps)
+
+
+def original_attached(message: InboundMessage, raw: bytes, folder: Path) -> InboundMessage:
+    """A message that could not be read, with the whole mail as its attachment."""
+    part = FilePart(blobs.put(folder, raw), "original.eml", "message/rfc822", len(raw))
+    return replace(message, files=(*message.files, part))
+
+
+# -- perform -----------------------------------------------------------------------------------------------------
+
+
+def perform(
+    config: Config, action: Action, actor: Account, now: datetime, after_commit: Callable[[], None] = lambda: None
+) -> Written:
+    """Does what one of us asks for, on this thread's connection. Raises Permanent with words for him, or Temporary."""
+    with store.writing():
+        written = _perform(config, action, actor, now)
+        fail_point("perform.written")
+    after_commit()
+    return written
+
+
+def _perform(config: Config, action: Action, actor: Account, now: datetime) -> Written:
+    if isinstance(action, Undo):
+        return _undo(config, action, actor, now)
+    if isinstance(action, Release):
+        outbox.release(action.outbox, now)
+        return Written(None, (), (action.outbox,))
+    if isinstance(action, Rule):
+        return _rule(action, actor)
+    address = action.to if isinstance(action, Write) else ""
+    numbers = [] if isinstance(action, Write) else [action.ticket]
+    known = facts.for_action(numbers, address, now)
+    if isinstance(action, Assign) and action.assignee:
+        known = replace(known, accounts={**known.accounts, **facts.accounts_by_id([action.assignee])})
+    if isinstance(action, Answer) and action.seen:
+        known = _as_seen(known, action)
+    return writer.apply(decide_action(action, actor, known, config), now)
+
+
+def _as_seen(known: Facts, action: Answer) -> Facts:
+    """Only what came from outside after the writer looked makes an answer stale, not our own notes and events."""
+    ticket = known.tickets.get(action.ticket)
+    if ticket is None:
+        return known
+    last = facts.last_message(action.ticket)
+    return replace(known, tickets={**known.tickets, action.ticket: replace(ticket, last_entry=last)})
+
+
+def _undo(config: Config, action: Undo, actor: Account, now: datetime) -> Written:
+    ticket, late = outbox.take_back(action.entry, now)
+    if late:
+        raise Permanent(late)
+    known = facts.for_action([ticket], "", now)
+    return writer.apply(taken_back(known.tickets[ticket], action.entry, actor, now, config), now)
+
+
+def _rule(action: Rule, actor: Account) -> Written:
+    ruling = replace(action.ruling, by=actor.id)
+    at = intake.ticket_of(action.inbound)
+    if ruling.word == "retry" and at is not None:
+        ruling = Ruling("ticket", at, actor.id)
+    if not intake.rule(action.inbound, ruling):
+        raise Permanent("This message does not wait any more.")
+    return Written(at, (), ())
+
+
+# -- decide without writing --------------------------------------------------------------------------------------
+
+
+def rehearse(config: Config, keys: Keys, message: InboundMessage, envelope: Envelope, now: datetime) -> Decision:
+    """What would become of a message right now. Writes nothing."""
+    clues = read_clues(message, envelope, config, keys)
+    known = facts.for_message(message, clues, 0, None, now)
+    return decide_message(message, envelope, clues, known, Proof.NONE, config, keys)
+
+
+def replay(config: Config, keys: Keys, inbound: int, understand: Understand, now: datetime) -> dict[str, Any]:
+    """Decides a received message again and says what would be different. Writes and sends nothing."""
+    waiting = intake.one(config.folder / "blobs", inbound)
+    if waiting is None:
+        raise Permanent(f"there is no received message {inbound}")
+    before = intake.outcome(inbound)
+    understood = understand(waiting, schedule.staff_addresses())
+    decision = _decide(config, keys, waiting, understood, now)
+    after = {"state": str(decision.state), "reason": decision.reason, "ticket": decision.ticket}
+    return {"id": inbound, "before": before, "after": after, "trace": [asdict(step) for step in decision.trace]}
+
+
+# -- tick --------------------------------------------------------------------------------------------------------
+
+
+def tick(config: Config, now: datetime) -> None:
+    """What the clock brings: uncertain mail is settled, the nightly seal is written, what has ended is cleaned up."""
+    with store.writing():
+        schedule.beat("tick", now)
+        outbox.settle_uncertain(now)
+    if schedule.due("nightly", now):
+        with store.writing():
+            audit.write_seal(now)
+            accounts.clean(now)
+            schedule.done("nightly", now, _next_night(now))
+
+
+def _next_night(now: datetime) -> datetime:
+    return (now + timedelta(days=1)).replace(hour=2, minute=30, second=0, microsecond=0)
+
+
+def keys_of(config: Config) -> Keys:
+    """The signing keys of this installation."""
+    return load_keys(config.folder / "keys.toml")

@@ -1,0 +1,141 @@
+"""The supervisor's children `intake` and `web`: `python -m gateway.serve intake|web [parts…]`.
+
+`intake` is one asyncio loop that only receives; `web` is gunicorn with one process of threads (server-sent events hold
+a thread each). Each opens its own connections; nothing with threads is forked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from gateway import bell, blobs, desk, store
+from gateway.config import Config, ConfigError, load
+from gateway.values import Account, Action, Written, utc_now
+
+log = logging.getLogger("ringback.serve")
+
+SLOW_CLIENT_SECONDS = 20
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs one child until SIGTERM."""
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
+    try:
+        config = load()
+    except ConfigError as error:
+        sys.exit("\n".join(error.problems))
+    store.connect(config)
+    if arguments[0] == "intake":
+        asyncio.run(intake(config))
+    else:
+        web(config)
+
+
+# -- intake ------------------------------------------------------------------------------------------------------
+
+
+async def intake(config: Config) -> None:
+    """Listens until SIGTERM; what was accepted is committed before the process ends."""
+    from inbound.smtp_in import listen
+
+    doorbell = bell.Bell(config.folder, config.data.queue_url)
+    committer = desk.Committer(config, after_commit=lambda: doorbell.ring(bell.PROCESS))
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    listener = await listen(config, committer.accept)
+    loop.add_signal_handler(signal.SIGHUP, lambda: _reload(listener))
+    log.info("SMTP listens on %s:%s", *listener.address)
+    await stop.wait()
+    await listener.close()
+    await asyncio.to_thread(committer.close)
+
+
+def _reload(listener: Any) -> None:
+    """Takes the file's inboxes and limits over; addresses and secrets need a restart."""
+    try:
+        listener.config = load()
+    except ConfigError as error:
+        log.error("the config was not taken over: %s", error)
+
+
+# -- web ---------------------------------------------------------------------------------------------------------
+
+
+def web(config: Config) -> None:
+    """Serves the pages with gunicorn until SIGTERM."""
+    from gunicorn.app.base import BaseApplication
+
+    class Site(BaseApplication):  # type: ignore[misc]
+        def load_config(self) -> None:
+            for name, value in _gunicorn_settings(config).items():
+                self.cfg.set(name, value)
+
+        def load(self) -> Any:
+            return application(config)
+
+    Site().run()
+
+
+def _gunicorn_settings(config: Config) -> dict[str, Any]:
+    return {
+        "bind": [f"{config.web.host}:{config.web.port}"],
+        "workers": 1,
+        "threads": config.web.threads,
+        "worker_connections": 1000,
+        "worker_class": "gateway.serve.PatientThreads",
+        "timeout": 60,
+        "graceful_timeout": 5,
+        "keepalive": 30,
+        "control_socket_disable": True,
+        "accesslog": None,
+        "errorlog": "-",
+        "loglevel": "warning",
+        "proc_name": "ringback web",
+    }
+
+
+def application(config: Config) -> Any:
+    """The WSGI application, wired: pages get `perform` and `keep`."""
+    from webui.app import create_app
+
+    doorbell = bell.Bell(config.folder, config.data.queue_url)
+
+    def perform(action: Action, actor: Account) -> Written:
+        return desk.perform(config, action, actor, utc_now(), after_commit=lambda: _ring(doorbell))
+
+    def keep(content: bytes) -> str:
+        return blobs.put(config.folder / "blobs", content)
+
+    return create_app(config, perform, keep)
+
+
+def _ring(doorbell: bell.Bell) -> None:
+    doorbell.ring(bell.DELIVER)
+    doorbell.ring(bell.PROCESS)
+
+
+def __getattr__(name: str) -> Any:
+    """gunicorn looks its worker class up by name; `intake` must not pay for importing it."""
+    if name != "PatientThreads":
+        raise AttributeError(name)
+    from gunicorn.workers.gthread import ThreadWorker
+
+    class PatientThreads(ThreadWorker):  # type: ignore[misc]
+        """A client that sends nothing for 20 s loses its thread: slow bodies otherwise stop the site."""
+
+        def enqueue_req(self, conn: Any) -> None:
+            conn.sock.settimeout(SLOW_CLIENT_SECONDS)
+            super().enqueue_req(conn)
+
+    return PatientThreads
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

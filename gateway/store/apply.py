@@ -1,0 +1,317 @@
+"""Writes a decision down: ticket, entries, outbox rows, all or nothing. Call it inside `writing()`.
+
+An entry's chain value is SHA-256 over the previous value of the same ticket and the entry's own columns, so that a
+changed, missing or inserted row shows (`ringback check --audit`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from gateway import store
+from gateway.matching import likeness
+from gateway.model import (
+    Address,
+    Attachment,
+    Body,
+    Contact,
+    ContactAddress,
+    Entry,
+    Outbox,
+    Participant,
+    Ticket,
+    database,
+    execute,
+    insert,
+    micros,
+    row,
+    update,
+)
+from gateway.store import facts
+from gateway.values import (
+    Channel,
+    Decision,
+    InboundMessage,
+    Kind,
+    Medium,
+    NewContact,
+    NewEntry,
+    NewTicket,
+    Notice,
+    OutboxState,
+    Permanent,
+    Step,
+    Written,
+)
+
+FIRST_TICKET = 1001
+SNIPPET = 160
+
+
+def apply(
+    decision: Decision, now: datetime, inbound: int | None = None, message: InboundMessage | None = None
+) -> Written:
+    """Writes one decision; `inbound` is the mailroom row that caused it, with the message read from it."""
+    at = micros(now)
+    if decision.contact:
+        _add_contact(decision.contact, at)
+    number, chain = _ticket(decision, at)
+    entries: list[int] = []
+    for entry in decision.entries:
+        assert number is not None, "an entry needs a ticket"
+        chain, entry_id = _add_entry(number, chain, entry, at, inbound)
+        entries.append(entry_id)
+    if number is not None:
+        _update_ticket(number, chain, decision, entries, at)
+        _add_participants(number, decision.participants)
+    outbox = tuple(_add_outbox(notice, number, entries, now, inbound) for notice in decision.notices)
+    _change_others(decision, at)
+    if inbound is not None:
+        _settle(inbound, decision, message, number, entries, at)
+    return Written(number, tuple(entries), tuple(id for id in outbox if id))
+
+
+# -- people ------------------------------------------------------------------------------------------------------
+
+
+def _add_contact(new: NewContact, at: int) -> None:
+    known = facts.person(new.address)
+    if known.contact is not None:
+        return
+    contact = insert(Contact, name=new.name, kind=new.kind, created_at=at)
+    address = known.address_id or insert(Address, medium=new.medium, value=new.address)
+    insert(ContactAddress, contact=contact, address=address, last_seen=at)
+
+
+def address_id(value: str, medium: Medium = Medium.MAIL) -> int | None:
+    """The id of an address, made when it is new; None for ""."""
+    if not value:
+        return None
+    found = row("select id from address where value = ?", value)
+    return int(found[0]) if found else insert(Address, medium=medium, value=value)
+
+
+# -- the ticket --------------------------------------------------------------------------------------------------
+
+
+def _ticket(decision: Decision, at: int) -> tuple[int | None, str]:
+    """The ticket's number and its last chain value; a new ticket is written here, with the values it ends with."""
+    if decision.new_ticket:
+        return _add_ticket(decision.new_ticket, at), ""
+    if decision.ticket is None:
+        return None, ""
+    found = row("select chain from ticket where number = ?", decision.ticket)
+    if found is None:
+        raise Permanent(f"there is no ticket #{decision.ticket}")
+    return decision.ticket, str(found[0])
+
+
+def _add_ticket(new: NewTicket, at: int) -> int:
+    number = int(row("select coalesce(max(number), ?) + 1 from ticket", FIRST_TICKET - 1)[0])
+    requester = facts.person(new.requester_address)
+    insert(
+        Ticket,
+        number=number,
+        inbox=new.inbox,
+        kind=new.kind,
+        subject=new.subject,
+        status=new.status,
+        priority=new.priority,
+        requester=requester.contact,
+        requester_address=new.requester_address,
+        organisation=requester.organisation,
+        assignee=new.assignee,
+        team=new.team,
+        acquisition=new.acquisition,
+        next_at=at,
+        opened_at=at,
+        updated_at=at,
+    )
+    return number
+
+
+def _update_ticket(number: int, chain: str, decision: Decision, entries: Sequence[int], at: int) -> None:
+    columns = {name: micros(v) if isinstance(v, datetime) else v for name, v in decision.changes.items()}
+    if decision.entries:
+        columns |= {"chain": chain, "last_entry": entries[-1], "updated_at": at}
+        shown = next((e for e in reversed(decision.entries) if e.kind is not Kind.EVENT), None)
+        if shown:
+            columns |= {
+                "last_channel": shown.channel,
+                "last_author": shown.author_name or shown.author_address,
+                "last_text": " ".join(shown.text.split())[:SNIPPET],
+            }
+    if columns:
+        update("ticket", "number", number, **columns)
+
+
+def _add_participants(number: int, participants: Sequence[tuple[str, str]]) -> None:
+    for address, role in participants:
+        if not row("select 1 from participant where ticket = ? and address = ?", number, address):
+            insert(Participant, ticket=number, address=address, contact=facts.person(address).contact, role=role)
+
+
+# -- entries -----------------------------------------------------------------------------------------------------
+
+
+def _add_entry(number: int, chain: str, new: NewEntry, at: int, inbound: int | None) -> tuple[str, int]:
+    """Writes an entry with everything that hangs on it; returns the new chain value and the entry's id."""
+    salt = secrets.token_hex(8)
+    columns = {
+        "ticket": number,
+        "kind": str(new.kind),
+        "channel": str(new.channel),
+        "account": new.account,
+        "author": address_id(new.author_address, Medium.SMS if new.channel is Channel.SMS else Medium.MAIL),
+        "public": new.public,
+        "reason": new.reason,
+        "data": json.dumps(dict(new.data)) if new.data else "{}",
+        "inbound": inbound,
+        "at": at,
+        "digest": digest(salt, new.author_name, new.subject, new.text, new.quoted, new.html),
+    }
+    chain = link(chain, columns)
+    entry = insert(Entry, **columns, chain=chain)
+    words = {
+        "author": new.author_name,
+        "subject": new.subject,
+        "text": new.text,
+        "quoted": new.quoted,
+        "html": new.html,
+    }
+    if any(words.values()):
+        insert(Body, entry=entry, salt=salt, **words)
+    else:
+        insert(Body, entry=entry, salt=salt)
+    if new.kind is not Kind.EVENT:
+        store.engine().index_words(database.obj, entry, new.subject, new.text)
+    for file in new.files:
+        insert(
+            Attachment, entry=entry, sha256=file.sha256, name=file.name, type=file.type, size=file.size, cid=file.cid
+        )
+    for value in new.message_ids:
+        _refer(value, number, entry)
+    for value in new.ancestors:
+        _refer(value, number, None)
+    return chain, entry
+
+
+def _refer(value: str, number: int, entry: int | None) -> None:
+    """The first to be known by an id keeps it, except that an entry takes over from a mere ancestor."""
+    execute(
+        "insert into reference (value, ticket, entry) values (?, ?, ?) on conflict (value) do update "
+        "set entry = excluded.entry, ticket = excluded.ticket "
+        "where reference.entry is null and excluded.entry is not null",
+        value,
+        number,
+        entry,
+    )
+
+
+def digest(salt: str, *words: str) -> str:
+    """SHA-256 of an entry's salt and words: it stays when erasure empties the words."""
+    return hashlib.sha256("\0".join((salt, *words)).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def link(previous: str, columns: Mapping[str, Any]) -> str:
+    """The chain value of an entry after `previous`; "" starts a ticket's chain."""
+    said = [previous, *(columns[name] for name in CHAINED)]
+    said[-4] = bool(said[-4])
+    return hashlib.sha256(json.dumps(said, ensure_ascii=True, separators=(",", ":")).encode()).hexdigest()
+
+
+CHAINED = ("ticket", "kind", "channel", "account", "author", "reason", "data", "public", "inbound", "at", "digest")
+
+
+# -- what is sent ------------------------------------------------------------------------------------------------
+
+
+def _add_outbox(notice: Notice, number: int | None, entries: Sequence[int], now: datetime, inbound: int | None) -> int:
+    """Writes one outbox row and returns its id, 0 when its key is there already (one event, one message)."""
+    entry = entries[notice.entry] if notice.entry is not None else None
+    key = notice.key.format(ticket=number, entry=entry, inbound=inbound)
+    if row("select 1 from outbox where key = ?", key):
+        return 0
+    held = notice.needs_release or notice.hold_seconds > 0
+    return insert(
+        Outbox,
+        key=key,
+        ticket=number,
+        entry=entry,
+        kind=notice.kind,
+        medium=notice.medium,
+        recipient=notice.recipient,
+        account=notice.account,
+        data=json.dumps(dict(notice.data)) if notice.data else "{}",
+        state=OutboxState.HELD if held else OutboxState.READY,
+        created_at=micros(now),
+        not_before=None if notice.needs_release else micros(now + timedelta(seconds=notice.hold_seconds)),
+        changed=micros(now),
+    )
+
+
+# -- the rest ----------------------------------------------------------------------------------------------------
+
+
+def _change_others(decision: Decision, at: int) -> None:
+    for count in decision.counts:
+        execute(
+            "insert into counter (counter, subject, slot, count) values (?, ?, ?, 1) "
+            "on conflict (counter, subject, slot) do update set count = counter.count + 1",
+            count.counter,
+            count.subject,
+            at // facts.SLOT,
+        )
+    for value, columns in decision.address_changes.items():
+        address_id(value)
+        update("address", "value", value, **columns)
+    for outbox, columns in decision.outbox_changes.items():
+        update("outbox", "id", outbox, changed=at, **columns)
+    for value, refused in decision.blocks:
+        execute("delete from block where value = ?", value)
+        execute("insert into block (value, refused, at) values (?, ?, ?)", value, refused, at)
+    for outbox in decision.cancel:
+        execute(
+            "update outbox set state = 'cancelled', changed = ?, done_at = ? where id = ? and state = 'held'",
+            at,
+            at,
+            outbox,
+        )
+
+
+def trace_json(steps: Sequence[Step]) -> str:
+    """A trace as the mailroom's row holds it."""
+    return json.dumps([{"name": s.name, "found": s.found, "ms": s.ms, "hit": s.hit} for s in steps])
+
+
+def _settle(
+    inbound: int,
+    decision: Decision,
+    message: InboundMessage | None,
+    number: int | None,
+    entries: Sequence[int],
+    at: int,
+) -> None:
+    columns: dict[str, Any] = {
+        "state": decision.state,
+        "reason": decision.reason,
+        "ticket": number,
+        "entry": entries[0] if entries else None,
+        "trace": trace_json(decision.trace),
+        "done_at": at,
+    }
+    if message:
+        columns |= {
+            "sender": message.sender.address,
+            "subject": message.subject[:200],
+            "message_id": message.message_id,
+            "content_hash": message.content_hash,
+            "likeness": likeness(message),
+            "category": message.category,
+        }
+    update("inbound", "id", inbound, **columns)

@@ -1,0 +1,291 @@
+"""What deciding needs to know, read in the transaction that will write the decision.
+
+Each look-up is one statement on an index; none depends on how many tickets there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from gateway.addresses import STAFF, domain_of
+from gateway.matching import likeness
+from gateway.model import marks, micros, moment, row, rows
+from gateway.values import (
+    Account,
+    Clues,
+    ContactKind,
+    Facts,
+    InboundMessage,
+    Person,
+    Purpose,
+    Reference,
+    Role,
+    Ruling,
+    Status,
+    TicketFacts,
+    Token,
+    Twin,
+)
+
+SLOT = 600_000_000  # ten minutes, in microseconds
+HOUR, DAY = 6, 144  # slots
+MAX_TICKETS = 20
+ACCOUNT = (
+    "select a.id, a.contact, c.name, a.address, a.roles, a.generation, a.active "
+    "from account a join contact c on c.id = a.contact"
+)
+OWNED = (
+    "select ca.contact, a.value from contact_address ca join address a on a.id = ca.address "
+    "where ca.certainty = 'known' and ca.contact in ({})"
+)
+TICKET = (
+    "select number, inbox, status, subject, requester, requester_address, assignee, team, closed_at, merged_into, "
+    "automation_off, last_entry, chain, kind, priority from ticket"
+)
+
+
+def for_message(message: InboundMessage, clues: Clues, inbound: int, ruling: Ruling | None, now: datetime) -> Facts:
+    """The facts for a received message. `inbound` is its own mailroom row (0 when it has none)."""
+    references = _references(clues.references)
+    tokens = [token for _, token in clues.tokens]
+    numbers = [token.number for token in tokens] + [r.ticket for r in references] + list(clues.numbers)
+    twins = _twins(message.message_id, inbound)
+    numbers += [twin.ticket for twin in twins if twin.ticket]
+    same_again = _same_again(message, now)
+    numbers += same_again[:1]
+    if ruling and ruling.ticket:
+        numbers.insert(0, ruling.ticket)
+    tickets = tickets_by_number(numbers)
+    staff_ids = [token.who for token in tokens if token.purpose in STAFF]
+    accounts = accounts_by_id([*staff_ids, *(t.assignee for t in tickets.values() if t.assignee)])
+    return Facts(
+        now=now,
+        sender=person(message.sender.address),
+        tickets=tickets,
+        references=references,
+        twins=twins,
+        accounts=accounts,
+        staff=staff(),
+        blocked=_block(message.sender.address, refused=True),
+        allowed=bool(_block(message.sender.address, refused=False)),
+        counts=counts(message.sender.address, now),
+        entry_times=_entry_times([token.entry for token in tokens if token.purpose in STAFF]),
+        token_addresses=_addresses([t.who for t in tokens if t.purpose is Purpose.CUSTOMER_REPLY]),
+        outbox=_outbox(tokens),
+        ruling=ruling,
+        same_again=same_again,
+        known_ids=frozenset(r.value for r in references),
+    )
+
+
+def for_action(numbers: Iterable[int], address: str, now: datetime) -> Facts:
+    """The facts for what one of us does: the tickets named, and the person addressed."""
+    tickets = tickets_by_number(list(numbers))
+    wanted = [t.assignee for t in tickets.values() if t.assignee]
+    recipient = address or next((t.requester_address for t in tickets.values()), "")
+    return Facts(now=now, sender=person(recipient), tickets=tickets, accounts=accounts_by_id(wanted), staff=staff())
+
+
+def person(address: str) -> Person:
+    """Who an address belongs to, as far as known."""
+    found = row(
+        "select a.id, a.opted_out, a.bounced, ca.contact, c.name, c.kind, c.organisation from address a "
+        "left join contact_address ca on ca.address = a.id and ca.certainty = 'known' "
+        "left join contact c on c.id = ca.contact where a.value = ? limit 1",
+        address,
+    )
+    if found is None:
+        return Person(address)
+    address_id, opted_out, bounced, contact, name, kind, organisation = found
+    account = None
+    if contact is not None and kind == ContactKind.EMPLOYEE:
+        line = row(f"{ACCOUNT} where a.contact = ?", contact)
+        account = None if line is None else _account(*line)
+    return Person(
+        address,
+        address_id,
+        contact,
+        name or "",
+        ContactKind(kind or ContactKind.CUSTOMER),
+        organisation,
+        account,
+        bool(opted_out),
+        bool(bounced),
+    )
+
+
+def tickets_by_number(numbers: Sequence[int]) -> dict[int, TicketFacts]:
+    """The tickets with these numbers, and those they were merged into; at most MAX_TICKETS are looked at."""
+    wanted = list(dict.fromkeys(n for n in numbers if n < 2**31))[:MAX_TICKETS]
+    found: dict[int, TicketFacts] = {}
+    for _ in range(3):  # merges of merges, followed that far
+        if not wanted:
+            break
+        lines = rows(f"{TICKET} where number in ({marks(wanted)})", *wanted)
+        people = _participants(lines)
+        found |= {line[0]: _ticket(line, people[line[0]]) for line in lines}
+        wanted = [line[9] for line in lines if line[9] and line[9] not in found]
+    return found
+
+
+def _participants(lines: Sequence[tuple[object, ...]]) -> dict[object, frozenset[str]]:
+    numbers = [line[0] for line in lines]
+    contacts = [line[4] for line in lines if line[4]]
+    people: dict[object, set[str]] = {line[0]: {str(line[5])} - {""} for line in lines}
+    for ticket, address in rows(
+        f"select ticket, address from participant where ticket in ({marks(numbers)})",  # noqa: S608
+        *numbers,
+    ):
+        people[ticket].add(address)
+    if contacts:
+        owned = rows(OWNED.format(marks(contacts)), *contacts)
+        for line in lines:
+            people[line[0]].update(value for contact, value in owned if contact == line[4])
+    return {number: frozenset(addresses) for number, addresses in people.items()}
+
+
+def _ticket(line: tuple[object, ...], participants: frozenset[str]) -> TicketFacts:
+    (
+        number,
+        inbox,
+        status,
+        subject,
+        requester,
+        address,
+        assignee,
+        team,
+        closed,
+        merged,
+        off,
+        last,
+        chain,
+        kind,
+        prio,
+    ) = line
+    return TicketFacts(
+        number=number,  # type: ignore[arg-type]
+        inbox=str(inbox),
+        status=Status(str(status)),
+        subject=str(subject),
+        requester=requester,  # type: ignore[arg-type]
+        requester_address=str(address),
+        assignee=assignee,  # type: ignore[arg-type]
+        team=str(team),
+        closed_at=None if closed is None else moment(closed),  # type: ignore[arg-type]
+        merged_into=merged,  # type: ignore[arg-type]
+        automation_off=bool(off),
+        participants=participants,
+        last_entry=last,  # type: ignore[arg-type]
+        chain=str(chain),
+        kind=str(kind),
+        priority=str(prio),
+    )
+
+
+def accounts_by_id(ids: Sequence[int | None]) -> dict[int, Account]:
+    """Accounts, active or not."""
+    wanted = list(dict.fromkeys(i for i in ids if i and i < 2**31))
+    if not wanted:
+        return {}
+    return {line[0]: _account(*line) for line in rows(f"{ACCOUNT} where a.id in ({marks(wanted)})", *wanted)}
+
+
+def staff() -> tuple[Account, ...]:
+    """Those who are told of what nobody owns: active agents and administrators."""
+    lines = rows(
+        f"{ACCOUNT} where a.active = ? and (a.roles like '%agent%' or a.roles like '%administrator%') order by a.id",
+        True,
+    )
+    return tuple(_account(*line) for line in lines)
+
+
+def _account(id: int, contact: int, name: str, address: str, roles: str, generation: int, active: bool) -> Account:
+    words = frozenset(Role(word) for word in roles.split(",") if word)
+    return Account(id, contact, name, address, words, generation, bool(active))
+
+
+def _references(ids: Sequence[str]) -> tuple[Reference, ...]:
+    """In the order of the ids: nearest first."""
+    if not ids:
+        return ()
+    lines = rows(f"select value, ticket, entry from reference where value in ({marks(ids)})", *ids)  # noqa: S608
+    known = {value: Reference(value, ticket, entry, entry is None) for value, ticket, entry in lines}
+    return tuple(known[value] for value in ids if value in known)
+
+
+def _twins(message_id: str, inbound: int) -> tuple[Twin, ...]:
+    if not message_id:
+        return ()
+    lines = rows(
+        "select id, content_hash, ticket, entry from inbound where message_id = ? and message_id <> '' and id <> ? "
+        "and state in ('done', 'parked') order by id limit 20",
+        message_id,
+        inbound,
+    )
+    return tuple(Twin(*line) for line in lines)
+
+
+def _block(address: str, refused: bool) -> str:
+    found = row(
+        "select value from block where value in (?, ?) and refused = ? limit 1", address, domain_of(address), refused
+    )
+    return str(found[0]) if found else ""
+
+
+def counts(address: str, now: datetime) -> dict[tuple[str, str, str], int]:
+    """How often the limited things happened in the last hour and day: (counter, subject, "hour" or "day") → times."""
+    slot = micros(now) // SLOT
+    subjects = (address, domain_of(address), "*")
+    lines = rows(
+        "select counter, subject, slot, count from counter where counter in ('acknowledgement', 'ticket') "
+        "and subject in (?, ?, ?) and slot >= ?",
+        *subjects,
+        slot - DAY,
+    )
+    found: dict[tuple[str, str, str], int] = {}
+    for counter, subject, at, count in lines:
+        found[counter, subject, "day"] = found.get((counter, subject, "day"), 0) + count
+        if at >= slot - HOUR:
+            found[counter, subject, "hour"] = found.get((counter, subject, "hour"), 0) + count
+    return found
+
+
+def _same_again(message: InboundMessage, now: datetime) -> tuple[int, ...]:
+    if not message.sender.address:
+        return ()
+    lines = rows(
+        "select ticket, likeness, done_at from inbound where sender = ? and sender <> '' order by id desc limit 20",
+        message.sender.address,
+    )
+    since, like = micros(now) - SLOT, likeness(message)
+    return tuple(ticket for ticket, other, at in lines if ticket and (at or 0) >= since and other == like)
+
+
+def _entry_times(ids: Sequence[int]) -> dict[int, datetime]:
+    if not ids:
+        return {}
+    lines = rows(f"select id, at from entry where id in ({marks(ids)})", *ids)  # noqa: S608
+    return {id: moment(at) for id, at in lines}
+
+
+def _addresses(ids: Sequence[int]) -> dict[int, str]:
+    wanted = [i for i in ids if i < 2**31]
+    if not wanted:
+        return {}
+    return dict(rows(f"select id, value from address where id in ({marks(wanted)})", *wanted))  # noqa: S608
+
+
+def _outbox(tokens: Sequence[Token]) -> dict[int, tuple[int | None, str]]:
+    """The rows a delivery report is about: named by its return address."""
+    ids = [token.who for token in tokens if token.purpose is Purpose.BOUNCE]
+    if not ids:
+        return {}
+    lines = rows(f"select id, ticket, recipient from outbox where id in ({marks(ids)})", *ids)  # noqa: S608
+    return {id: (ticket, recipient) for id, ticket, recipient in lines}
+
+
+def last_message(number: int) -> int:
+    """The newest entry of a ticket that somebody outside wrote."""
+    found = row("select id from entry where ticket = ? and kind = 'message' order by id desc limit 1", number)
+    return int(found[0]) if found else 0

@@ -1,0 +1,625 @@
+"""The values that flow through Ringback: frozen, typed, free of I/O.
+
+A message, a click and a tick become values at the edge; `decide` turns them, with the `Facts`, into one `Decision`;
+`store.apply` writes it down. State words are declared here, once (DESIGN.md 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+
+class Temporary(Exception):
+    """What went wrong may go right later: try again (SMTP 4xx, HTTP 503, exit 75)."""
+
+
+class Permanent(Exception):
+    """Trying again will not help: tell a person (SMTP 5xx, HTTP 4xx)."""
+
+
+class Channel(StrEnum):
+    """How something reached us, or by which way an entry was made."""
+
+    MAIL = "mail"
+    SMS = "sms"
+    CALL = "call"
+    WEB = "web"
+    API = "api"
+    CLOCK = "clock"
+
+
+class Medium(StrEnum):
+    """How something leaves us."""
+
+    MAIL = "mail"
+    SMS = "sms"
+    WEBHOOK = "webhook"
+
+
+class InboundState(StrEnum):
+    """What became of a received message: `failed` is our error, `parked` waits for a person."""
+
+    NEW = "new"
+    DONE = "done"
+    DUPLICATE = "duplicate"
+    LOOP = "loop"
+    PARKED = "parked"
+    FAILED = "failed"
+
+
+class OutboxState(StrEnum):
+    """The life of one message to one recipient."""
+
+    HELD = "held"
+    READY = "ready"
+    SENDING = "sending"
+    SENT = "sent"
+    UNCERTAIN = "uncertain"
+    DEAD = "dead"
+    CANCELLED = "cancelled"
+
+
+class Kind(StrEnum):
+    """What an entry of the timeline is."""
+
+    MESSAGE = "message"  # somebody outside wrote
+    AUTOMATIC = "automatic"  # a machine wrote: out of office, bounce, report
+    ANSWER = "answer"  # one of us wrote to the outside
+    NOTE = "note"  # one of us wrote to one of us
+    EVENT = "event"  # something changed
+
+
+class Status(StrEnum):
+    """Where a ticket of the kind `support` stands."""
+
+    NEW = "new"
+    OPEN = "open"
+    WAITING = "waiting"
+    CLOSED = "closed"
+
+
+class ContactKind(StrEnum):
+    CUSTOMER = "customer"
+    VENDOR = "vendor"
+    EMPLOYEE = "employee"
+    PROSPECT = "prospect"
+
+
+class Role(StrEnum):
+    ADMINISTRATOR = "administrator"
+    AGENT = "agent"
+    TECHNICIAN = "technician"
+    SUPERVISOR = "supervisor"
+    SALES = "sales"
+
+
+class MessageClass(StrEnum):
+    """Who or what wrote a message (email.md, C)."""
+
+    HUMAN = "human"
+    AUTO_REPLY = "auto-reply"
+    OUT_OF_OFFICE = "ooo"
+    BOUNCE_HARD = "bounce-hard"
+    BOUNCE_SOFT = "bounce-soft"
+    DELAYED = "delayed"
+    DELIVERED = "delivered"
+    COMPLAINT = "complaint"
+    BULK = "bulk"
+    CHALLENGE = "challenge"
+    CALENDAR = "calendar"
+    UNKNOWN_MACHINE = "unknown-machine"
+
+
+class NoticeKind(StrEnum):
+    """Why something is sent; names the template."""
+
+    ANSWER = "answer"  # one of us writes to a customer
+    ACKNOWLEDGEMENT = "acknowledgement"  # "we have it, #1001"
+    NOTICE = "notice"  # "something came in", to one of us
+    ECHO = "echo"  # "this is what I did with your message", to one of us
+    CODE = "code"  # a one-time code or link
+    ALARM = "alarm"  # to the administrator
+
+
+class Purpose(StrEnum):
+    """What a signed token is for (DESIGN.md 7)."""
+
+    CUSTOMER_REPLY = "c"
+    STAFF_ANSWER = "a"
+    STAFF_NOTE = "n"
+    BOUNCE = "b"
+    MESSAGE_ID = "m"
+    PSEUDO_REFERENCE = "r"
+    LOOP = "l"
+
+
+class Proof(StrEnum):
+    """How sure we are that the sender is who From says (email.md 18, 19)."""
+
+    PASSED = "passed"  # aligned DKIM or DMARC pass, or an authenticated or allow-listed path
+    NONE = "none"  # nothing said; not the same as "unverified"
+    FAILED = "failed"  # a trusted dmarc=fail
+
+
+# -- what comes in -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """Who handed a message over, and for whom. `path` is smtp, lmtp, imap, ingest or web; `sender` is "" for <>."""
+
+    sender: str = ""
+    recipients: tuple[str, ...] = ()
+    path: str = "smtp"
+    peer: str = ""
+    authenticated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One thing received, raw, not yet understood: what `desk.accept` commits before anything is answered.
+
+    `key` is unique for what counts as the same delivery (DESIGN.md 3, Keys).
+    """
+
+    key: str
+    channel: Channel
+    raw: bytes
+    envelope: Envelope
+    received: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RawRequest:
+    """A webhook as it came, free of Flask. `public_url` is built from the config, never from the Host header."""
+
+    method: str
+    public_url: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RawResponse:
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class NamedAddress:
+    """A display name and a normalised mailbox ("" where there is none)."""
+
+    name: str
+    address: str
+
+
+NOBODY = NamedAddress("", "")
+
+
+@dataclass(frozen=True, slots=True)
+class FilePart:
+    """An attachment whose bytes are already in the blob store. `cid` is its Content-ID without brackets."""
+
+    sha256: str
+    name: str
+    type: str
+    size: int
+    cid: str = ""
+    inline: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One line of the trace: what was looked at, what was found, how long it took; `hit` decided."""
+
+    name: str
+    found: str
+    ms: float = 0.0
+    hit: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InboundMessage:
+    """A message, understood. Parsed once, at the edge; nobody downstream sees bytes, dicts or headers.
+
+    `text` is what the sender newly wrote; `quoted` and `signature` are what was folded away; together they are all
+    of the plain text. `message_id`, `in_reply_to`, `references` are without angle brackets, oldest first.
+    """
+
+    channel: Channel
+    sender: NamedAddress  # sender of record (email.md 20)
+    author: NamedAddress  # From as written
+    subject: str
+    text: str
+    message_id: str
+    content_hash: str
+    quoted: str = ""
+    signature: str = ""
+    html: str = ""
+    reply_to: str = ""
+    to: tuple[NamedAddress, ...] = ()
+    cc: tuple[NamedAddress, ...] = ()
+    delivered_to: tuple[str, ...] = ()
+    in_reply_to: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+    date: datetime | None = None
+    files: tuple[FilePart, ...] = ()
+    category: MessageClass = MessageClass.HUMAN
+    evidence: tuple[str, ...] = ()
+    no_automatic_answer: str = ""  # why none may be sent, "" when it may
+    loop_token: str = ""
+    sender_is_doubtful: bool = False  # more than one From, or defects in it: never staff
+    authentication: tuple[str, ...] = ()  # Authentication-Results headers above the first foreign Received
+    signed: bool = False  # carries a DKIM-Signature
+    forwarded: bool = False
+    notes: tuple[str, ...] = ()  # what was cut or repaired, in words for the page
+    steps: tuple[Step, ...] = ()
+
+
+# -- what is known -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A signed token, read but not yet believed: `addresses.genuine` says whether it is ours."""
+
+    purpose: Purpose
+    key: str
+    number: int
+    entry: int
+    who: int
+    mac: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """One of us: a contact with a login."""
+
+    id: int
+    contact: int
+    name: str
+    address: str
+    roles: frozenset[Role]
+    generation: int
+    active: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Who an address belongs to, as far as known. `contact` is None for a stranger; `account` for people outside."""
+
+    address: str
+    address_id: int | None = None
+    contact: int | None = None
+    name: str = ""
+    kind: ContactKind = ContactKind.CUSTOMER
+    organisation: int | None = None
+    account: Account | None = None
+    opted_out: bool = False
+    bounced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TicketFacts:
+    """What deciding needs to know of a ticket."""
+
+    number: int
+    inbox: str
+    status: Status
+    subject: str
+    requester: int | None
+    requester_address: str
+    assignee: int | None
+    team: str
+    closed_at: datetime | None
+    merged_into: int | None
+    automation_off: bool
+    participants: frozenset[str]  # every address on the ticket: the requester's, Cc, guests
+    last_entry: int
+    chain: str
+    kind: str = "support"
+    priority: str = "normal"
+
+
+@dataclass(frozen=True, slots=True)
+class Clues:
+    """Everything in a message that may name a ticket, strongest source first (email.md 15); pure, from the text."""
+
+    tokens: tuple[tuple[str, Token], ...]  # (source, token): reply-token, message-id, pseudo-reference, loop
+    references: tuple[str, ...]  # ids that are not ours, nearest first
+    numbers: tuple[int, ...]  # from subject tags, last first
+    inbox: str = ""  # the inbox it was sent to
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A Message-ID seen before, and where it lies."""
+
+    value: str
+    ticket: int
+    entry: int | None
+    ancestor: bool = False  # only ever seen in somebody's References
+
+
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """Another received message with the same Message-ID."""
+
+    inbound: int
+    content_hash: str
+    ticket: int | None
+    entry: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """What a person said about a parked message: retry, release, allow, new, or ticket <n>."""
+
+    word: str
+    ticket: int | None = None
+    by: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the database knows, read in the transaction that will write the decision."""
+
+    now: datetime
+    sender: Person
+    tickets: Mapping[int, TicketFacts] = field(default_factory=dict)
+    references: tuple[Reference, ...] = ()
+    twins: tuple[Twin, ...] = ()
+    accounts: Mapping[int, Account] = field(default_factory=dict)  # by id: assignees, staff tokens
+    staff: tuple[Account, ...] = ()  # agents and administrators, who are told of what nobody owns
+    blocked: str = ""  # the block that fits the sender, "" when none
+    allowed: bool = False
+    counts: Mapping[tuple[str, str, str], int] = field(default_factory=dict)  # (counter, subject, hour or day)
+    entry_times: Mapping[int, datetime] = field(default_factory=dict)  # of entries that staff tokens name
+    token_addresses: Mapping[int, str] = field(default_factory=dict)  # address ids that customer tokens name
+    outbox: Mapping[int, tuple[int | None, str]] = field(default_factory=dict)  # id -> (ticket, recipient), for bounces
+    ruling: Ruling | None = None
+    same_again: tuple[int, ...] = ()  # tickets of the same words from this sender within ten minutes, newest first
+    known_ids: frozenset[str] = frozenset()  # of the message's References, those stored already
+
+
+# -- what is decided ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class NewContact:
+    """A person seen for the first time."""
+
+    name: str
+    address: str
+    medium: Medium = Medium.MAIL
+    kind: ContactKind = ContactKind.CUSTOMER
+
+
+@dataclass(frozen=True, slots=True)
+class NewTicket:
+    inbox: str
+    subject: str
+    requester_address: str
+    kind: str = "support"
+    status: Status = Status.NEW
+    priority: str = "normal"
+    team: str = ""
+    assignee: int | None = None
+    acquisition: str = "mail"
+
+
+@dataclass(frozen=True, slots=True)
+class NewEntry:
+    """A line of the timeline. `author` is an address or an account's; `reason` says why it landed here."""
+
+    kind: Kind
+    channel: Channel
+    author_name: str = ""
+    author_address: str = ""
+    account: int | None = None
+    public: bool = True
+    reason: str = ""
+    subject: str = ""
+    text: str = ""
+    quoted: str = ""
+    html: str = ""
+    files: tuple[FilePart, ...] = ()
+    message_ids: tuple[str, ...] = ()  # references this entry is found by
+    ancestors: tuple[str, ...] = ()  # ids it names that we never saw
+    data: Mapping[str, Any] = field(default_factory=dict)  # of events: what changed, from, to
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One message to one recipient, to become an outbox row. `entry` is an index into the decision's entries.
+
+    `key` may hold `{ticket}` and `{entry}`, filled when the row is written.
+    """
+
+    kind: NoticeKind
+    medium: Medium
+    recipient: str
+    key: str
+    entry: int | None = None
+    account: int | None = None  # of the recipient, when one of us
+    hold_seconds: float = 0.0
+    needs_release: bool = False  # held until a person says so
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """One more of something that is limited."""
+
+    counter: str
+    subject: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is to be written, all of it, with its reason. `ticket` is None with neither `new_ticket` nor a match."""
+
+    state: InboundState
+    reason: str
+    trace: tuple[Step, ...] = ()
+    ticket: int | None = None
+    new_ticket: NewTicket | None = None
+    contact: NewContact | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)  # columns of the ticket
+    entries: tuple[NewEntry, ...] = ()
+    notices: tuple[Notice, ...] = ()
+    participants: tuple[tuple[str, str], ...] = ()  # (address, role: cc, guest, watcher)
+    counts: tuple[Count, ...] = ()
+    address_changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # address -> columns
+    outbox_changes: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)  # outbox id -> columns
+    blocks: tuple[tuple[str, bool], ...] = ()  # (address or domain, refused?)
+    cancel: tuple[int, ...] = ()  # outbox ids to cancel while still held
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What `store.apply` made of a decision: numbers a page or a test may want."""
+
+    ticket: int | None
+    entries: tuple[int, ...]
+    outbox: tuple[int, ...]
+
+
+# -- what one of us does on a page or the command line -------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer to the people on a ticket. `then` is "", "wait" or "close" (with `reason`).
+
+    `seen` is the newest entry the writer had before his eyes, 0 when unknown: the stale-reply guard.
+    """
+
+    ticket: int
+    text: str
+    files: tuple[FilePart, ...] = ()
+    then: str = ""
+    reason: str = ""
+    seen: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """An internal note."""
+
+    ticket: int
+    text: str
+    files: tuple[FilePart, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    """`assignee` is an account, None for nobody."""
+
+    ticket: int
+    assignee: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    ticket: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reopen:
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """The ticket was opened by somebody who works on it."""
+
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A new mail to somebody, which opens a ticket. `nonce` makes the form's second click harmless."""
+
+    inbox: str
+    to: str
+    name: str
+    subject: str
+    text: str
+    files: tuple[FilePart, ...] = ()
+    nonce: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Spam:
+    """Closes the ticket as spam; with `block` its sender is refused from now on."""
+
+    ticket: int
+    block: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Undo:
+    """Takes back what has not left yet: every held outbox row of this entry."""
+
+    entry: int
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Sends a held outbox row now, or tries a dead one again."""
+
+    outbox: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A ruling on a mailroom row."""
+
+    inbound: int
+    ruling: Ruling
+
+
+Action = Answer | Remark | Assign | Close | Reopen | Read | Write | Spam | Undo | Release | Rule
+
+
+# -- what is sent ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A claimed outbox row: everything sending needs; `rendered` is None before the first attempt."""
+
+    id: int
+    ticket: int | None
+    entry: int | None
+    kind: NoticeKind
+    medium: Medium
+    recipient: str
+    account: int | None
+    attempts: int
+    created: datetime
+    rendered: bytes | None
+    message_id: str
+    envelope_sender: str
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The other side took it. `provider_id` is its name for it; `words` its last answer."""
+
+    provider_id: str = ""
+    words: str = ""
+
+
+def utc_now() -> datetime:
+    """The present, in UTC. Called only at the edges; everywhere else time is an argument."""
+    return datetime.now(UTC)

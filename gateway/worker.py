@@ -1,0 +1,278 @@
+"""The worker process: the tasks' bodies, the parser processes, the sweep.
+
+It understands what arrived, sends what is due, and does what the clock brings. One worker a SQLite database, proved by
+a lock on `data/worker.lock`; whoever has it takes back what a dead one was sending.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gateway import bell, desk, store
+from gateway.config import Config, ConfigError, load
+from gateway.failpoints import fail_point
+from gateway.store import intake, outbox
+from gateway.store.together import GroupWriter, Job
+from gateway.values import Medium, Outgoing, Sent, Temporary, utc_now
+from inbound.authenticity import prove
+from inbound.parser import Parser, Unreadable, minimal
+from outbound import journal
+from outbound.delivery import deliver
+from outbound.files import FileSender
+from outbound.letters import Background, compose
+from outbound.render import Letter, render
+from outbound.smtp_out import SmtpSender
+
+log = logging.getLogger("ringback.worker")
+
+T = TypeVar("T")
+
+SWEEP_SECONDS = 5.0
+SENDERS = 8
+
+
+# -- a task that runs once at a time -----------------------------------------------------------------------------
+
+
+class Turn:
+    """A task's body that never runs twice at once: a ring while it runs makes it run again afterwards."""
+
+    def __init__(self, name: str, body: Callable[[], object]) -> None:
+        self._name, self._body = name, body
+        self._lock, self._again = threading.Lock(), threading.Event()
+
+    def __call__(self) -> None:
+        self._again.set()
+        while self._again.is_set() and self._lock.acquire(blocking=False):
+            try:
+                self._again.clear()
+                store.open_connection()
+                self._body()
+            except Temporary as error:
+                log.warning("%s: %s; the sweep tries again", self._name, error)
+            except Exception:
+                log.exception("%s stopped; the sweep tries again", self._name)
+            finally:
+                self._lock.release()
+
+
+# -- understanding -----------------------------------------------------------------------------------------------
+
+
+class Reader:
+    """Parser processes for the threads of the pool: each understanding borrows one."""
+
+    def __init__(self, config: Config) -> None:
+
+        self.config = config
+        self._folder = config.folder / "blobs"
+        limits = config.limits
+        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._parsers = [
+            Parser(self._folder, limits.parse_seconds, limits.parse_memory_mb, config.mail.authserv_id)
+            for _ in range(limits.parsers)
+        ]
+        for parser in self._parsers:
+            self._idle.put(parser)
+
+    def understand(self, waiting: intake.Waiting, staff: frozenset[str]) -> desk.Understood:
+        """A mailroom row's message and what proves its sender. What cannot be read becomes a minimal message."""
+
+        parser = self._idle.get()
+        try:
+            message = parser.parse(waiting.raw, waiting.envelope)
+        except Unreadable as error:
+            raw = _bytes(waiting)
+            message = desk.original_attached(minimal(raw, waiting.envelope), raw, self._folder)
+            return desk.Understood(message, trouble=str(error))
+        finally:
+            self._idle.put(parser)
+        return desk.Understood(message, prove(message, lambda: _bytes(waiting), waiting.envelope, self.config, staff))
+
+    def close(self) -> None:
+        """Ends the parser processes."""
+        for parser in self._parsers:
+            parser.close()
+
+
+def _bytes(waiting: intake.Waiting) -> bytes:
+    return waiting.raw.read_bytes() if isinstance(waiting.raw, Path) else waiting.raw
+
+
+# -- sending -----------------------------------------------------------------------------------------------------
+
+
+class Box:
+    """The outbox as delivery sees it. What eight senders write at the same time goes into one transaction."""
+
+    def __init__(self, config: Config, owner: str) -> None:
+        self.config, self.owner = config, owner
+        self._writer = GroupWriter("outbox", fail_point=lambda place: fail_point(f"outbox.{place}"))
+
+    def _write(self, work: Callable[..., T], *arguments: Any) -> T:
+        result: T = self._writer.submit(Job(write=lambda _: work(*arguments))).result()
+        return result
+
+    def claim(self, now: datetime, limit: int) -> list[list[Outgoing]]:
+        store.open_connection()
+        return self._write(outbox.claim, self.owner, now, limit) if outbox.any_due(now) else []
+
+    def letter(self, outgoing: Outgoing) -> Letter:
+        store.open_connection()
+        return compose(outgoing, Background(**outbox.behind(outgoing)), self.config)
+
+    def keep_rendered(self, id: int, rendered: bytes, message_id: str, envelope_sender: str) -> None:
+        self._write(outbox.keep_rendered, id, rendered, message_id, envelope_sender, utc_now())
+
+    def put_back(self, id: int, now: datetime) -> None:
+        self._write(outbox.put_back, id, now)
+
+    def record_sent(self, id: int, sent: Sent, now: datetime) -> None:
+        self._write(outbox.record_sent, id, sent, now)
+
+    def record_failed(self, id: int, words: str, again_at: datetime | None, now: datetime) -> None:
+        self._write(outbox.record_failed, id, words, again_at, now)
+
+    def record_uncertain(self, id: int, words: str, again_at: datetime | None, now: datetime) -> None:
+        self._write(outbox.record_uncertain, id, words, again_at, now)
+
+    def close(self) -> None:
+        """Writes what is left."""
+        self._writer.close()
+
+
+# -- the process -------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Runs until SIGTERM. Exit 0; 78 when the config cannot be used."""
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
+    try:
+        config = load()
+    except ConfigError as error:
+        sys.exit("\n".join(error.problems))
+    store.connect(config)
+    _lock_or_wait(config.folder / "worker.lock")
+    stop, reload = threading.Event(), threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGINT, lambda *_: stop.set())
+    signal.signal(signal.SIGHUP, lambda *_: reload.set())
+    while not stop.is_set():
+        reload.clear()
+        _serve(config, stop, reload)
+        if reload.is_set() and not stop.is_set():
+            config = _reloaded(config)
+
+
+def _reloaded(config: Config) -> Config:
+    try:
+        return load()
+    except ConfigError as error:
+        log.error("the config was not taken over: %s", error)
+        return config
+
+
+def _lock_or_wait(path: Path) -> None:
+    """Holds the worker's lock for as long as the process lives; a second worker waits here."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+def _serve(config: Config, stop: threading.Event, reload: threading.Event) -> None:
+    """One configuration's life: recover, answer the bell, sweep."""
+
+    owner = f"{socket.gethostname()}:{os.getpid()}"
+    sent_journal = config.folder / "sent.journal"
+    with store.connection(), store.writing():
+        freed = outbox.free(utc_now(), journal.settled(sent_journal))
+    journal.clear(sent_journal)
+    if freed:
+        log.info("took back %d message(s) of a worker that was stopped", freed)
+    reader = Reader(config)
+    box = Box(config, owner)
+    pool = ThreadPoolExecutor(config.limits.parsers, "understand")
+    senders = ThreadPoolExecutor(SENDERS, "send")
+    doorbell = bell.Bell(config.folder, config.data.queue_url)
+    working = desk.Desk(
+        config, desk.keys_of(config), reader.understand, pool, after_commit=lambda: doorbell.ring(bell.DELIVER)
+    )
+    doorbell.answer(
+        {
+            bell.PROCESS: Turn(bell.PROCESS, lambda: desk.process(working)),
+            bell.DELIVER: Turn(bell.DELIVER, _deliverer(config, box, senders, sent_journal)),
+            bell.TICK: Turn(bell.TICK, lambda: desk.tick(config, utc_now())),
+        }
+    )
+    consumer = _consumer(doorbell)
+    consumer.start()
+    try:
+        while not (stop.is_set() or reload.is_set()):
+            for name in bell.TASKS:
+                doorbell.ring(name)
+            stop.wait(SWEEP_SECONDS) if not reload.is_set() else None
+    finally:
+        working.stopped.set()
+        consumer.stop(graceful=True)
+        pool.shutdown(cancel_futures=True)
+        senders.shutdown()
+        box.close()
+        reader.close()
+
+
+def _deliverer(config: Config, box: Box, pool: ThreadPoolExecutor, sent_journal: Path) -> Callable[[], object]:
+
+    keys = desk.keys_of(config)
+    senders = _senders(config)
+    return lambda: deliver(
+        box,
+        lambda paper: render(paper, config, keys, utc_now()),
+        senders,
+        utc_now,
+        pool,
+        journal=sent_journal,
+        fail_point=fail_point,
+    )
+
+
+def _senders(config: Config) -> Mapping[Medium, Any]:
+    """By medium: how it leaves us. Without a mail server everything is written to files."""
+    if config.smtp.out is None:
+        return {Medium.MAIL: FileSender(config.folder / "outgoing")}
+
+    return {Medium.MAIL: SmtpSender(config.smtp.out, config.mail.domain)}
+
+
+def _consumer(doorbell: bell.Bell) -> Any:
+    """huey's consumer without its signal handlers: they would replace ours."""
+    from huey.consumer import Consumer
+
+    class QuietConsumer(Consumer):  # type: ignore[misc]
+        def _set_signal_handlers(self) -> None:
+            pass
+
+    logging.getLogger("huey").setLevel(logging.WARNING)
+    return QuietConsumer(
+        doorbell.huey,
+        workers=len(bell.TASKS),
+        periodic=False,
+        initial_delay=0.01,
+        backoff=1.15,
+        max_delay=0.1,
+        check_worker_health=False,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Ways in: listeners receive, parsers turn bytes into values. Nothing here decides, nothing here writes tickets."""

@@ -1,0 +1,270 @@
+"""Delivery of what is due: claim, render once, send, record. Knows no database and no protocol: both are given.
+
+Every attempt sends the bytes and the Message-ID of the first one, so that a repeat is recognised as such (RFC 5322
+3.6.4). What became of an attempt is one of four: taken, refused for now, refused for good, nobody knows.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from gateway.values import Medium, Outgoing, Permanent, Sent, Temporary
+from outbound import journal as sent_journal
+from outbound.render import Letter, Rendered
+
+log = logging.getLogger("ringback.delivery")
+
+PLACES = 8  # messages on their way at once
+WORDS = 500
+
+# What a mail waits after its first, second, … refusal: twenty minutes for greylisting, half a day for a server that
+# is repaired, five days in all, as RFC 5321 4.5.4.1 asks for.
+WAITS = (
+    timedelta(minutes=1),
+    timedelta(minutes=5),
+    timedelta(minutes=15),
+    timedelta(minutes=30),
+    timedelta(hours=1),
+    timedelta(hours=2),
+    timedelta(hours=4),
+)
+AND_THEN = timedelta(hours=4)
+GIVE_UP_AFTER = timedelta(days=5)
+# An error of our own is not mended by waiting, but what caused it (a full disk, a locked database) may be.
+OUR_ERROR_WAITS = WAITS[:3]
+# Nobody knows whether it arrived: once more, soon, with the same Message-ID; then a person decides.
+UNCERTAIN_WAITS = (timedelta(seconds=60),)
+# Pauses before what happened is written down again, when the database refuses. Only then is a row left `sending`.
+RECORD_PAUSES = (0.2, 1.0, 5.0, 15.0)
+
+
+class Uncertain(Temporary):
+    """The whole message was handed over and no answer came: it may have arrived."""
+
+
+class Box(Protocol):
+    """What delivery needs of the outbox. A lane is what goes to one recipient by one medium, in its order; while rows
+    of a lane are claimed, the store claims no others of it."""
+
+    def claim(self, now: datetime, limit: int) -> list[list[Outgoing]]:
+        """Takes what is due of up to `limit` lanes: for each the rows in their order; `attempts` counts this one."""
+
+    def put_back(self, id: int, now: datetime) -> None:
+        """A claimed row was not tried: it waits as before."""
+
+    def letter(self, outgoing: Outgoing) -> Letter:
+        """All that rendering a claimed row needs."""
+
+    def keep_rendered(self, id: int, rendered: bytes, message_id: str, envelope_sender: str) -> None:
+        """Keeps what every attempt will send."""
+
+    def record_sent(self, id: int, sent: Sent, now: datetime) -> None:
+        """The other side took it."""
+
+    def record_failed(self, id: int, words: str, again_at: datetime | None, now: datetime) -> None:
+        """It did not go: again at that time, or never (None: dead)."""
+
+    def record_uncertain(self, id: int, words: str, again_at: datetime | None, now: datetime) -> None:
+        """It may have arrived: again at that time, or a person decides (None: uncertain)."""
+
+
+Send = Callable[[Outgoing], Sent]  # raises Temporary, Uncertain or Permanent
+
+
+# -- when to try again -------------------------------------------------------------------------------------------
+
+
+def next_attempt(attempts: int, error: Exception, now: datetime, jitter: float) -> datetime | None:
+    """When to try again after `attempts` attempts (at least 1) of which the last failed so; None: not again.
+
+    `jitter` between 0 and 1 adds up to a tenth, so that what failed together does not come back together.
+    """
+    if isinstance(error, Permanent):
+        return None
+    # A row does not say how its earlier attempts ended; a second attempt counts as the repeat whatever came first:
+    # better a person is asked than a third copy sent.
+    if isinstance(error, Uncertain):
+        return now + UNCERTAIN_WAITS[attempts - 1] if attempts <= len(UNCERTAIN_WAITS) else None
+    if not isinstance(error, Temporary):
+        delay = OUR_ERROR_WAITS[attempts - 1] if attempts <= len(OUR_ERROR_WAITS) else None
+    else:
+        delay = _wait(attempts)
+    return None if delay is None else now + delay * (1 + jitter / 10)
+
+
+def _wait(attempts: int) -> timedelta | None:
+    if attempts <= len(WAITS):
+        return WAITS[attempts - 1]
+    waited = sum(WAITS, timedelta()) + AND_THEN * (attempts - 1 - len(WAITS))
+    return AND_THEN if waited + AND_THEN <= GIVE_UP_AFTER else None
+
+
+# -- one drain ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """What every delivery of one drain is given."""
+
+    box: Box
+    render: Callable[[Letter], Rendered]
+    senders: Mapping[Medium, Send]
+    now: Callable[[], datetime]
+    journal: Path | None
+    fail_point: Callable[[str], None]
+    jitter: Callable[[], float]
+    pause: Callable[[float], None]
+
+
+def deliver(
+    box: Box,
+    render: Callable[[Letter], Rendered],
+    senders: Mapping[Medium, Send],
+    now: Callable[[], datetime],
+    pool: Executor,
+    *,
+    journal: Path | None = None,
+    fail_point: Callable[[str], None] = lambda name: None,
+    places: int = PLACES,
+    jitter: Callable[[], float] = random.random,
+    pause: Callable[[float], None] = time.sleep,
+) -> int:
+    """Sends whatever is due, `places` lanes at once, until nothing is; returns how many attempts were made.
+
+    Lanes are claimed only as places become free: a killed worker leaves no more of them half done than it has places.
+    """
+    way = Way(box, render, senders, now, journal, fail_point, jitter, pause)
+    under_way: set[Future[int]] = set()
+    made, closed = 0, False
+    try:
+        while not closed:
+            for lane in box.claim(now(), places - len(under_way)):
+                try:
+                    under_way.add(pool.submit(_deliver_lane, way, lane))
+                except RuntimeError:  # the pool is closed: the worker stops
+                    closed = True
+                    _put_back(way, lane)
+            if not under_way:
+                break
+            done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+            for future in done:
+                made += future.result()
+    finally:
+        wait(under_way)
+    if journal is not None:
+        sent_journal.shorten(journal)
+    return made
+
+
+def _deliver_lane(way: Way, lane: Sequence[Outgoing]) -> int:
+    """One message after the other; how many were tried. Behind one that waits the others wait too: order counts."""
+    for tried, outgoing in enumerate(lane, start=1):
+        if not _deliver_one(way, outgoing):
+            _put_back(way, lane[tried:])
+            return tried
+    return len(lane)
+
+
+def _put_back(way: Way, lane: Sequence[Outgoing]) -> None:
+    for outgoing in lane:
+        _record(way, partial(way.box.put_back, outgoing.id, way.now()))
+
+
+def _deliver_one(way: Way, outgoing: Outgoing) -> bool:
+    """Sends one message and records what became of it; is it done with, sent or dead?"""
+    sending = False
+    try:
+        way.fail_point("delivery.claimed")
+        outgoing = _rendered(way, outgoing)
+        way.fail_point("delivery.rendered")
+        send = way.senders.get(outgoing.medium)
+        if send is None:
+            raise Permanent(f"there is no way out for {outgoing.medium}")
+        sending = True
+        sent = send(outgoing)
+    except Exception as error:  # noqa: BLE001 - one message must not stop the others; it is recorded
+        return _record_error(way, outgoing, _judged(error, outgoing, sending))
+    _record(way, lambda: _settle(way, outgoing, sent))
+    return True
+
+
+def _rendered(way: Way, outgoing: Outgoing) -> Outgoing:
+    """The row with the bytes to send: those of the first attempt, or fresh ones, kept before anything is sent."""
+    if outgoing.rendered is not None:
+        return outgoing
+    rendered = way.render(way.box.letter(outgoing))
+    way.box.keep_rendered(outgoing.id, rendered.content, rendered.message_id, rendered.envelope_sender)
+    return replace(
+        outgoing,
+        rendered=rendered.content,
+        message_id=rendered.message_id,
+        envelope_sender=rendered.envelope_sender,
+    )
+
+
+def _judged(error: Exception, outgoing: Outgoing, sending: bool) -> Exception:
+    """A driver that fails in a way it did not foresee may have sent its SMS; a second one costs money and trust."""
+    if sending and outgoing.medium is Medium.SMS and not isinstance(error, Temporary | Permanent):
+        return Uncertain(_words(error))
+    return error
+
+
+def _settle(way: Way, outgoing: Outgoing, sent: Sent) -> None:
+    way.fail_point("delivery.sent")
+    if way.journal is not None:
+        _note(lambda path: sent_journal.note_sent(path, outgoing.id, sent.words), way.journal)
+    way.fail_point("delivery.noted")
+    way.box.record_sent(outgoing.id, sent, way.now())
+    if way.journal is not None:
+        _note(lambda path: sent_journal.note_recorded(path, outgoing.id), way.journal)
+
+
+def _record_error(way: Way, outgoing: Outgoing, error: Exception) -> bool:
+    """Writes down why it did not go; is it dead?"""
+    if not isinstance(error, Temporary | Permanent):
+        log.error("outbox %d: our own error", outgoing.id, exc_info=error)
+    now = way.now()
+    again_at = next_attempt(outgoing.attempts, error, now, way.jitter())
+    words = _words(error)
+    if not isinstance(error, Uncertain):
+        _record(way, lambda: way.box.record_failed(outgoing.id, words, again_at, now))
+        return again_at is None
+    if outgoing.medium is Medium.SMS:
+        again_at = None  # never twice
+    _record(way, lambda: way.box.record_uncertain(outgoing.id, words, again_at, now))
+    return False
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, Temporary | Permanent):
+        return (str(error) or type(error).__name__)[:WORDS]
+    return f"our own error: {type(error).__name__}: {error}"[:WORDS]
+
+
+def _record(way: Way, write: Callable[[], None]) -> None:
+    """Writes down what happened, patiently: what has been sent must not be sent again because a disk was full."""
+    for seconds in (*RECORD_PAUSES, None):
+        try:
+            return write()
+        except Exception:
+            log.exception("what became of a message could not be recorded")
+        if seconds is not None:
+            way.pause(seconds)
+    return None
+
+
+def _note(note: Callable[[Path], None], path: Path) -> None:
+    """The journal is a second net: when it cannot be written, the database still is."""
+    try:
+        note(path)
+    except OSError:
+        log.exception("%s cannot be written", path)

@@ -1,0 +1,1 @@
+"""The whole way against real processes: socket to page, page to file."""
