@@ -468,7 +468,7 @@ def insert(table: type[Table], **columns: Any) -> int:
     return int(cursor.lastrowid if _question_marks() else cursor.fetchone()[0])
 
 
-def update(table: str, key: str, value: Any, **columns: Any) -> int:
+def update(table: str, key: str, value: Any, /, **columns: Any) -> int:
     """Updates the row with this key; returns how many rows there were."""
     names = ", ".join(f'"{name}" = ?' for name in columns)
     return int(execute(f'update "{table}" set {names} where {key} = ?', *columns.values(), value).rowcount)  # noqa: S608

@@ -5,7 +5,10 @@ Each step looks first, so that a start that was interrupted goes on where it sto
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import re
 import secrets
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -17,6 +20,8 @@ from gateway.values import Role
 
 LINK_HOURS = 24
 FIRST_LOGIN = "first-login.txt"
+STARTED = "started.json"  # what the running processes cannot take over, as hashes
+AT_START = ("smtp.in.host", "smtp.in.port", "smtp.in.tls_certificate", "smtp.in.tls_key", "web", "data")
 FRESH = """\
 # Ringback's configuration. config.example.toml shows every key; what is not here has its default.
 # After a change: `ringback check`, then `ringback reload`.
@@ -125,3 +130,38 @@ def write_link(config: Config, account: int, path: Path, now: datetime) -> None:
         temporary, f"{text}\n\n{config.web.public_url}/link/{secret}\n\n`ringback user link ADDRESS` makes another.\n"
     )
     temporary.replace(path)
+
+
+def link_file(config: Config, address: str) -> Path:
+    """Where the one-time link for this address is put; a file's name, whatever the address is."""
+    return config.folder / f"login-{re.sub(r'[^a-z0-9.@_+-]', '_', address)}.txt"
+
+
+# -- what needs a restart ----------------------------------------------------------------------------------------
+
+
+def note_started(config: Config) -> None:
+    """Remembers what the processes are started with, as far as a reload cannot change it."""
+    path = config.folder / STARTED
+    path.unlink(missing_ok=True)
+    write_once(path, json.dumps(_fixed(config), indent=1))
+
+
+def needs_restart(config: Config) -> list[str]:
+    """The sections and keys that have changed since the start and need another one."""
+    try:
+        before = json.loads((config.folder / STARTED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [key for key, value in _fixed(config).items() if before.get(key) != value]
+
+
+def _fixed(config: Config) -> dict[str, str]:
+    """Hashes, because there are secrets among the values."""
+    found = {}
+    for key in AT_START:
+        value: object = config.model_dump(by_alias=True, mode="json")
+        for part in key.split("."):
+            value = value[part] if isinstance(value, dict) else value
+        found[key] = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return found

@@ -179,7 +179,8 @@ def decode_words(text: str) -> str:
             # White space between two encoded words is not part of the text.
             out.append("" if joined and between.isspace() else between)
             label, joined = charset, bytearray()
-        data = payload.encode("utf-8", "replace")
+        # Raw 8-bit letters within a word are in the word's charset; here they have been decoded already.
+        data = payload.encode((not payload.isascii() and codec(charset)) or "utf-8", "replace")
         joined += from_base64(data) if kind in "bB" else binascii.a2b_qp(data, header=True)
         end = word.end()
     out.append(decode(bytes(joined), label))

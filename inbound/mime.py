@@ -80,7 +80,7 @@ def parse(raw: bytes, envelope: Envelope, keep: Keep, *, authserv_id: str = "") 
         reply_to=people.reply_to,
         to=_named(headers, "to"),
         cc=_named(headers, "cc"),
-        delivered_to=tuple(dict.fromkeys([*delivered, *filter(None, map(mail_address, envelope.recipients))])),
+        delivered_to=tuple(dict.fromkeys(delivered)),
         in_reply_to=tuple(ids(headers.get("in-reply-to"))[:20]),
         references=tuple(dict.fromkeys(references))[-MOST_REFERENCES:],
         date=_date(headers.get("date")),
@@ -115,6 +115,7 @@ _KNOWN = (
 )
 _KNOWN_FIELD = re.compile(_KNOWN, re.IGNORECASE)
 _KNOWN_LINE = re.compile(rb"^" + _KNOWN, re.IGNORECASE | re.MULTILINE)
+_FROM_LINE = re.compile(rb"^from[ \t]*:", re.IGNORECASE | re.MULTILINE)
 _BLANK_LINE = re.compile(rb"\n\r?\n")
 _FOLD = re.compile(rb"\r?\n[ \t]*")
 _MBOX_LINE = re.compile(rb">?From [^\n]{0,500}\n")
@@ -164,7 +165,8 @@ def _unfolded(value: bytes, guess: bool = False) -> str:
 def read_headers(source: bytes, start: int, end: int, notes: list[str]) -> tuple[Headers, int]:
     """The fields from `start` on, and where the body begins.
 
-    A line that is no field ends the block, unless a well-known field follows: then it is skipped, with a note.
+    Lines that are no fields end the block, unless a well-known field follows at once, or the From is still to come
+    before the first blank line: then they are skipped, with a note.
     """
     headers = Headers()
     at = start
@@ -181,10 +183,23 @@ def read_headers(source: bytes, start: int, end: int, notes: list[str]) -> tuple
         if not source[at : min(after, at + 3)].strip(b"\r\n"):
             return headers, after
         if not _KNOWN_FIELD.match(source, after, end):
+            after = -1 if start or headers.raw("from") else _next_known(source, at, end)
+        if after < 0:
             return headers, at
         notes.append("A line among the headers was no header and was skipped.")
         at = after
     return headers, end
+
+
+def _next_known(source: bytes, at: int, end: int) -> int:
+    """Where the headers go on after lines that are none, if a From comes before the first blank line; else -1."""
+    stop = min(end, at + LONGEST_HEADER)
+    blank = _BLANK_LINE.search(source, at, stop)
+    stop = blank.start() + 1 if blank else stop
+    if not _FROM_LINE.search(source, at, stop):
+        return -1
+    known = _KNOWN_LINE.search(source, at + 1, stop)
+    return known.start() if known else -1
 
 
 def _rest_of_headers(source: bytes, at: int, end: int, headers: Headers, notes: list[str]) -> int:

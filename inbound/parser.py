@@ -193,7 +193,7 @@ _ADDRESS = re.compile(r"[^\s<>()\",;:@]{1,200}@[^\s<>()\",;:@]{1,253}")
 def minimal(raw: bytes, envelope: Envelope) -> InboundMessage:
     """The least that can be said of a mail, by its first 64 KB: one From address, or none, and the subject.
 
-    Never raises. Regular expressions of bounded length only: this runs in the worker, on a mail that killed two parsers.
+    Never raises. Only expressions of bounded length: this runs in the worker, on a mail that killed two parsers.
     """
     head = raw[: 64 << 10]
     end = _HEAD_END.search(head)
@@ -213,7 +213,6 @@ def minimal(raw: bytes, envelope: Envelope) -> InboundMessage:
         text="This mail could not be read. The original is attached.",
         message_id=message_id.group(1).decode("ascii") if message_id else f"{digest[:32]}@local",
         content_hash=digest,
-        delivered_to=tuple(filter(None, map(mail_address, envelope.recipients))),
         no_automatic_answer="the mail could not be read",
         sender_is_doubtful=True,
         notes=("The mail could not be read; sender and subject are what its first lines say.",),

@@ -65,9 +65,10 @@ def _followers(head: int, medium: str, recipient: str, at: int) -> list[int]:
         return []  # what a killed worker had claimed would all be "uncertain"
     run = []
     for id, state, attempts, not_before in rows(FOLLOWERS, medium, recipient, head, RUN - 1):
-        if state != OutboxState.READY or 0 < attempts < 3:
+        fresh = attempts == 0 and not_before <= at
+        if state != OutboxState.READY or (attempts < 3 and not fresh):
             break
-        if attempts == 0 and not_before <= at:
+        if fresh:
             run.append(id)
     return run
 

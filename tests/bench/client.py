@@ -4,6 +4,7 @@
 
 Sends every mail of FILE over SESSIONS parallel connections (`kept`: each sends many; `each`: one connection a mail, as
 most of the world does) and prints one JSON object. A mail without its 250 is sent again, as an MTA would, for a while.
+SIGTERM ends it after the mails under way.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import heapq
 import json
 import select
+import signal
 import socket
 import struct
 import subprocess
@@ -20,7 +22,7 @@ from collections import Counter, deque
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tests.bench.machine import quantile
 from tests.bench.mails import DESK, Mail, wire
@@ -30,6 +32,7 @@ PATIENCE = 0.05  # seconds after a refusal
 
 # Yields what to say, or for how many seconds to say nothing; is sent the answer, b"" after a pause.
 Conversation = Generator[bytes | float, bytes, None]
+Parts = tuple[bytes, bytes, bytes]  # MAIL, RCPT, and what follows DATA
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +57,14 @@ def write_file(path: Path, mails: Iterable[Mail], stamp: str = "", recipient: st
     """The mails as the client reads them."""
     with path.open("wb") as file:
         for mail in mails:
-            for part in (f"MAIL FROM:<{mail.sender}>\r\n".encode(), f"RCPT TO:<{recipient}>\r\n".encode(), wire(mail, stamp)):
-                file.write(struct.pack(">I", len(part)) + part)
+            for line in (f"MAIL FROM:<{mail.sender}>\r\n", f"RCPT TO:<{recipient}>\r\n"):
+                _write_part(file, line.encode())
+            _write_part(file, wire(mail, stamp))
     return path
+
+
+def _write_part(file: BinaryIO, part: bytes) -> None:
+    file.write(struct.pack(">I", len(part)) + part)
 
 
 def start(
@@ -87,17 +95,23 @@ def run(port: int, sessions: int, path: Path, kept: bool = False, source: str = 
 class Sender:
     """All sessions of one run, driven by epoll. `pause` seconds lie between two mails of one session."""
 
-    def __init__(self, port: int, kept: bool, mails: list[tuple[bytes, bytes, bytes]], source: str, pause: float) -> None:
+    def __init__(self, port: int, kept: bool, mails: list[Parts], source: str, pause: float) -> None:
         self.address, self.kept, self.source, self.pause = ("127.0.0.1", port), kept, source, pause
         self.waiting = deque((mail, 0) for mail in mails)
-        self.given_up = 0
+        self.accepted = 0
         self.latencies: list[float] = []
         self.refused: Counter[str] = Counter()
         self._poll = select.epoll()
         self._open: dict[int, tuple[socket.socket, Conversation, bytearray]] = {}
-        self._later: list[tuple[float, int, int, Conversation | None]] = []  # when, a number, whom; None: a new connection
+        self._later: list[tuple[float, int, int, Conversation | None]] = []  # when, …, whom; None: a new connection
         self._ended = 0.0
         self._number = 1_000_000
+        self.stopping = False
+
+    def stop(self) -> None:
+        """No further mail is begun."""
+        self.stopping = True
+        self.waiting.clear()
 
     def run(self, sessions: int) -> float:
         """Sends everything; returns the seconds from the first connection to the last 250."""
@@ -191,15 +205,15 @@ class Sender:
         try:
             accepted = yield from self._send(mail)
         finally:
-            if not accepted and tries < TRIES:
+            if accepted:
+                self.accepted += 1
+            elif tries < TRIES and not self.stopping:
                 self.waiting.append((mail, tries + 1))
-            elif not accepted:
-                self.given_up += 1
         if self.pause or not accepted:
             yield self.pause or PATIENCE
         return accepted
 
-    def _send(self, mail: tuple[bytes, bytes, bytes]) -> Generator[bytes | float, bytes, bool]:
+    def _send(self, mail: Parts) -> Generator[bytes | float, bytes, bool]:
         for words, wanted in ((mail[0], b"250"), (mail[1], b"250"), (b"DATA\r\n", b"354")):
             answer = yield words
             if not self._fits(answer, wanted):
@@ -217,7 +231,7 @@ class Sender:
         return False
 
 
-def _read_file(path: Path) -> list[tuple[bytes, bytes, bytes]]:
+def _read_file(path: Path) -> list[Parts]:
     data = path.read_bytes()
     parts: list[bytes] = []
     at = 0
@@ -235,10 +249,11 @@ def main(arguments: list[str]) -> None:
     pause = float(arguments[5]) if len(arguments) > 5 else 0.0
     mails = _read_file(path)
     sender = Sender(port, how == "kept", mails, source, pause)
+    signal.signal(signal.SIGTERM, lambda *_: sender.stop())
     cpu = time.process_time()
     seconds = sender.run(sessions)
     result: dict[str, Any] = {
-        "accepted": len(mails) - len(sender.waiting) - sender.given_up,
+        "accepted": sender.accepted,
         "seconds": seconds,
         "refused": dict(sender.refused),
         "p50_ms": quantile(sender.latencies, 0.5),

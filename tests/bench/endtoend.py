@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from tests.bench import client, setting
 from tests.bench.figures import Figure
@@ -20,13 +21,11 @@ def measure(mails: int = 5000) -> list[Figure]:
         return through(service, client.write_file(folder / "mails", text), text)
 
 
-def through(service: Service, path: object, mails: list[Mail]) -> list[Figure]:
+def through(service: Service, path: Path, mails: list[Mail]) -> list[Figure]:
     """Sends the mails to a running Ringback and checks what became of them."""
-    from pathlib import Path
-
     supervisor = setting.pid(service)
     before, started = cpu_seconds(supervisor), time.perf_counter()
-    load = client.run(service.smtp_port, SESSIONS, Path(str(path)))
+    load = client.run(service.smtp_port, SESSIONS, path)
     assert load.accepted == len(mails), f"refused: {load.refused}"
     service.wait_for(lambda: setting.backlog(service) == 0, "the last mail to be done", seconds=300)
     seconds, cpu = time.perf_counter() - started, cpu_seconds(supervisor) - before

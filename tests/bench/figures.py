@@ -34,16 +34,23 @@ class Figure:
 def as_json(name: str, figures: Iterable[Figure]) -> str:
     """One line a program can read."""
     lines = [
-        {"what": f.what, "value": round(f.value, 3), "unit": f.unit, "target": f.wanted, "reached": f.reached} for f in figures
+        {
+            "what": f.what,
+            "value": round(f.value, 3),
+            "unit": f.unit,
+            "target": f.wanted,
+            "reached": f.reached,
+            "note": f.note,
+        }
+        for f in figures
     ]
     return json.dumps({"measure": name, "figures": lines}, ensure_ascii=False)
 
 
 def as_table(figures: Iterable[Figure]) -> str:
     """The same for people."""
-    rows = [
-        (f.what, f"{f.value:,.2f} {f.unit}".strip(), f.wanted, {True: "reached", False: "MISSED", None: ""}[f.reached], f.note)
-        for f in figures
-    ]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return "\n".join("  " + "  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[4]]).rstrip() for row in rows)
+    verdict = {True: "reached", False: "MISSED", None: ""}
+    rows = [(f.what, f"{f.value:,.2f} {f.unit}", f.wanted, verdict[f.reached], f.note) for f in figures]
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join("  " + line.rstrip() for line in lines)

@@ -65,7 +65,8 @@ def _pairs(folder: Path, mails: list[Mail], rounds: int, kept: bool, name: str) 
     null: list[Run] = []
     with setting.ringback("smtp") as service, null_server() as (port, pid):
         for number in range(rounds):
-            path = client.write_file(folder / "mails", mails, stamp=f"{name}-{number}")  # the same twice would be dropped
+            # The same mail twice would be dropped as a duplicate: each run stamps its own.
+            path = client.write_file(folder / "mails", mails, stamp=f"{name}-{number}")
             ours.append(measured(service.smtp_port, setting.pid(service), path, len(mails), kept))
             null.append(measured(port, pid, path, len(mails), kept))
         kept_rows = service.rows("select count(*) from inbound")

@@ -80,7 +80,8 @@ def wire(mail: Mail, stamp: str = "") -> bytes:
 def module_of(path: Path) -> ModuleType:
     """A Python file as a module, by its path."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)

@@ -12,7 +12,7 @@ from tests.walks.service import Service
 
 LIMIT_MB = 160.0
 NAMES = {
-    "gateway.supervisor": "supervisor",
+    "gateway/supervisor": "supervisor",
     "gateway.serve intake": "intake",
     "gateway.worker": "worker",
     "inbound.parser": "parser",

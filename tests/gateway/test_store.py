@@ -38,6 +38,7 @@ from gateway.values import (
     OutboxState,
     Permanent,
     Proof,
+    Release,
     Rule,
     Ruling,
     Sent,
@@ -133,6 +134,16 @@ def test_one_bad_message_of_a_group_fails_alone(desk_db: DeskDb) -> None:
 
 def test_numbers_begin_at_1001_and_follow_each_other(desk_db: DeskDb) -> None:
     assert [desk_db.receive(letter(MAX, f"Thing {n}")).ticket for n in range(3)] == [1001, 1002, 1003]
+
+
+def test_an_id_first_seen_in_references_leads_to_the_mail_itself_once_that_has_come(desk_db: DeskDb) -> None:
+    reply = letter(BEN, "Re: boiler", "It is cold here too.", references=("the-first@hillcrest.example",))
+    replied = desk_db.receive(reply)
+    assert row("select ticket, entry from reference where value = 'the-first@hillcrest.example'") == (1001, None)
+    first = desk_db.receive(letter(ANN, "boiler", message_id="the-first@hillcrest.example"))
+    ours = (first.ticket, first.entries[0]["id"])
+    assert row("select ticket, entry from reference where value = 'the-first@hillcrest.example'") == ours
+    assert replied.ticket == 1001
 
 
 # -- once ------------------------------------------------------------------------------------------------------------
@@ -367,6 +378,8 @@ CLAIMS = {
     "older rows sent or cancelled do not block": ([Line("sent"), Line("cancelled"), Line()], [[3]]),
     "a retry between two rows blocks the younger one": ([Line(), RETRY, Line()], [[1]]),
     "an uncertain row between two rows blocks the younger one": ([Line(), Line("uncertain"), Line()], [[1]]),
+    "a row that waits between two rows blocks the younger one": ([Line(), WAITS, Line()], [[1]]),
+    "of an SMS lane one row at a time": ([Line(medium="sms"), Line(medium="sms")], [[1]]),
     "a row being sent between two rows blocks the younger one": ([Line(), Line("sending"), Line()], [[1]]),
 }
 
@@ -437,6 +450,20 @@ def test_a_late_result_of_a_dead_worker_changes_nothing_that_was_sent(desk_db: D
         outbox.record_sent(1, Sent("id-1", "250 ok"), desk_db.now)
         assert outbox.free(desk_db.now, {}) == 0
     assert desk_db.outbox("id = 1")[0]["state"] == OutboxState.SENT
+
+
+@pytest.mark.parametrize(
+    ("state", "released"),
+    [("held", True), ("dead", True), ("uncertain", True), ("sent", False), ("sending", False), ("cancelled", False)],
+)
+def test_a_person_sends_what_is_held_or_tries_what_failed_again(state: str, released: bool, desk_db: DeskDb) -> None:
+    lay(desk_db, Line(state, attempts=3, due=None))
+    try:
+        desk_db.perform(Release(1), desk_db.people["sue"])
+        assert released
+    except Permanent:
+        assert not released
+    assert claimed(desk_db) == ([[1]] if released else [])
 
 
 # -- undo: held → cancelled by compare-and-set -----------------------------------------------------------------------
@@ -607,8 +634,8 @@ def write_flat_out(config: Config, stop: float) -> None:
                     insert(Outbox, key=f"flat out {number}", kind="notice", medium="mail", recipient="x", created_at=0)
 
 
-def waited(count: int) -> list[float]:
-    """Seconds that `count` short writes had to wait, a little pause between them."""
+def slowest(count: int) -> tuple[float, float]:
+    """Seconds that `count` short writes took, a little pause between them: p95 and the longest."""
     seconds = []
     for _ in range(count):
         start = time.perf_counter()
@@ -616,7 +643,7 @@ def waited(count: int) -> list[float]:
             execute("update alarm set value = value + 1")
         seconds.append(time.perf_counter() - start)
         time.sleep(0.005)
-    return sorted(seconds)
+    return sorted(seconds)[count * 95 // 100 - 1], max(seconds)
 
 
 def test_a_click_beside_a_process_that_writes_flat_out_waits_100_ms_at_most(desk_db: DeskDb) -> None:
@@ -627,8 +654,11 @@ def test_a_click_beside_a_process_that_writes_flat_out_waits_100_ms_at_most(desk
     try:
         while not desk_db.count("outbox"):
             time.sleep(0.05)
-        best = min(waited(40)[37] for _ in range(3))  # p95 of 40, the best of three on a machine that does more
-        assert best <= 0.1, f"p95 {best * 1000:.0f} ms"
+        p95, longest = slowest(160)
+        if longest > 0.3:  # once more, on a machine that does more than this
+            p95, longest = slowest(160)
+        assert p95 <= 0.1, f"p95 {p95 * 1000:.0f} ms"
+        assert longest <= 0.3, f"one waited {longest * 1000:.0f} ms: the lock alone is not fair, the gate is"
     finally:
         process.kill()
         process.join()
@@ -637,7 +667,7 @@ def test_a_click_beside_a_process_that_writes_flat_out_waits_100_ms_at_most(desk
 def test_threads_take_turns_and_lose_no_update(desk_db: DeskDb, tmp_path: Path) -> None:
     with store.writing():
         execute("insert into alarm (name, words, at, value) values ('n', '', 0, 0)")
-    slowest: list[float] = []
+    took: list[float] = []
 
     def work() -> None:
         with store.connection():
@@ -646,7 +676,7 @@ def test_threads_take_turns_and_lose_no_update(desk_db: DeskDb, tmp_path: Path) 
                 with store.writing():
                     value = row("select value from alarm where name = 'n'")[0]
                     execute("update alarm set value = ? where name = 'n'", value + 1)
-                slowest.append(time.perf_counter() - start)
+                took.append(time.perf_counter() - start)
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
@@ -654,5 +684,5 @@ def test_threads_take_turns_and_lose_no_update(desk_db: DeskDb, tmp_path: Path) 
     for thread in threads:
         thread.join()
     assert row("select value from alarm where name = 'n'") == (200,)
-    assert len(slowest) == 200
-    assert sorted(slowest)[189] < 1.0
+    assert len(took) == 200
+    assert sorted(took)[189] < 1.0

@@ -43,16 +43,16 @@ def dns(name: bytes) -> bytes | None:
 def proof_of(
     raw: bytes,
     author: str = TOM,
-    envelope: Envelope = Envelope(),
-    mail: Mail = Mail(),
+    envelope: Envelope | None = None,
+    mail: Mail | None = None,
     headers: tuple[str, ...] = (),
 ) -> Proof:
     message = InboundMessage(
-        Channel.MAIL, NamedAddress("Tom", author), NamedAddress("Tom", author), "done", "New gasket fitted.", "m@x", "h",
+        Channel.MAIL, NamedAddress("Tom", author), NamedAddress("Tom", author), "done", "New gasket.", "m@x", "h",
         authentication=headers, signed=b"DKIM-Signature" in raw,
     )  # fmt: skip
-    config = Config(mail=mail, inboxes=(Inbox(address="support@desk.example"),))
-    return prove(message, lambda: raw, envelope, config, frozenset({TOM}), dns)
+    config = Config(mail=mail or Mail(), inboxes=(Inbox(address="support@desk.example"),))
+    return prove(message, lambda: raw, envelope or Envelope(), config, frozenset({TOM}), dns)
 
 
 def test_a_signature_of_the_authors_domain_proves_him() -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,8 @@ def test_a_mail_goes_in_and_a_message_comes_out(handle: Parser) -> None:
         "The printer",
         "It is broken.",
     )
-    assert handle.parse(MAIL, ENVELOPE) == message or message.steps  # the same child reads the next one
+    again = handle.parse(MAIL, ENVELOPE)  # by the same child
+    assert replace(again, steps=()) == replace(message, steps=())
 
 
 def test_attachments_are_in_the_blob_store_when_the_message_comes(handle: Parser, tmp_path: Path) -> None:
@@ -106,7 +108,8 @@ def test_poison_means_nothing_outside_of_tests(tmp_path: Path, monkeypatch: pyte
 
 def test_the_child_ends_with_its_parent(tmp_path: Path) -> None:
     program = (
-        "import os, sys; from pathlib import Path; from inbound.parser import Parser; from gateway.values import Envelope\n"
+        "import os, sys; from pathlib import Path\n"
+        "from inbound.parser import Parser; from gateway.values import Envelope\n"
         "p = Parser(Path(sys.argv[1]), 10, 512, ''); p.parse(b'From: a@b.example\\n\\nx', Envelope())\n"
         "print(p.child.pid, flush=True); os.kill(os.getpid(), 9)\n"
     )
@@ -137,7 +140,7 @@ def test_only_values_and_dates_come_out_of_a_pickle() -> None:
 def test_the_least_that_can_be_said_of_an_unreadable_mail() -> None:
     message = parser.minimal(MAIL, ENVELOPE)
     assert (message.sender.address, message.subject) == ("carol@example.org", "The printer")
-    assert (message.message_id, message.delivered_to) == ("a@example.org", ("help@desk.example.com",))
+    assert message.message_id == "a@example.org"
     assert message.text == "This mail could not be read. The original is attached."
     assert message.category is MessageClass.HUMAN
     assert message.no_automatic_answer

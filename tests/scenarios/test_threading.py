@@ -38,6 +38,7 @@ ROOT = "an-id-nobody-here-has-seen@hillcrest.example"
 FREE_ANN = NamedAddress("Ann Hill", "ann.hill@gmail.com")
 PEOPLE = {
     "requester-second-address": NamedAddress("Ann Hill", "ann@at-home.example"),
+    "requester-maybe-address": NamedAddress("Ann Hill", "ann@perhaps.example"),
     "cc": NamedAddress("Eve Cedar", "eve@cedarworks.example"),
     "colleague": BEN,
     "colleague-free-mail": NamedAddress("Bob", "bob@gmail.com"),
@@ -114,6 +115,7 @@ def arrange(scenario: dict[str, Any], desk: DeskDb) -> Case:
             update("ticket", "number", case.given, merged_into=case.target)
         contact = facts.person(case.requester.address).contact
         own_too(contact, PEOPLE["requester-second-address"].address)
+        own_too(contact, PEOPLE["requester-maybe-address"].address, "maybe")
         own_too(insert(Contact, name="Olga", created_at=0), PEOPLE["token-holder"].address)
         for value in blocked(case):
             insert(Block, value=value, refused=True, at=0)
@@ -152,9 +154,10 @@ def bring_to(case: Case, status: str, closed: timedelta) -> None:
     assert case.desk.ticket(case.given)["status"] == status
 
 
-def own_too(contact: int | None, address: str) -> None:
+def own_too(contact: int | None, address: str, certainty: str = "known") -> None:
     """One more address of somebody."""
-    insert(ContactAddress, contact=contact, address=insert(Address, medium=Medium.MAIL, value=address))
+    id = insert(Address, medium=Medium.MAIL, value=address)
+    insert(ContactAddress, contact=contact, address=id, certainty=certainty)
 
 
 def blocked(case: Case) -> list[str]:
@@ -316,6 +319,8 @@ def specialities(case: Case, message: InboundMessage) -> InboundMessage:
         columns["loop_token"] = case.desk.token(Purpose.LOOP, case.given)[:-2] + "aa"
     if special.get("own_mail") == "message-id":
         columns["message_id"] = f"{case.desk.token(Purpose.MESSAGE_ID, case.given)}@{DOMAIN}"
+    if special.get("own_mail") == "forged-message-id":
+        columns["message_id"] = f"{case.desk.token(Purpose.MESSAGE_ID, case.given)[:-2]}aa@{DOMAIN}"
     if special.get("message_id") == "missing":
         columns["message_id"] = f"{message.content_hash}@local"
     if who := special.get("reply_to"):

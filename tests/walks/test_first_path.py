@@ -66,7 +66,7 @@ def test_a_mail_becomes_a_ticket_and_its_answer_comes_back_to_it(service: Servic
     service.send(raw, sender=customer)
     ticket = service.wait_for(lambda: service.rows("select number, requester_address from ticket"), "the ticket")
     assert ticket == [(1001, customer)]
-    assert service.rows("select kind, reason from entry where ticket = 1001 and kind = 'message'") == [("message", "new")]
+    assert service.rows("select reason from entry where ticket = 1001 and kind = 'message'") == [("new",)]
 
     acknowledgement = service.wait_for(lambda: sent_to(service, customer), "the acknowledgement's file")[0]
     assert b"#1001" in acknowledgement.read_bytes()
@@ -78,7 +78,8 @@ def test_a_mail_becomes_a_ticket_and_its_answer_comes_back_to_it(service: Servic
         lambda: len(service.rows("select id from entry where ticket = 1001 and kind = 'message'")) == 2, "the reply"
     )
     assert service.rows("select number from ticket") == [(1001,)]
-    assert service.rows("select reason from entry where kind = 'message' order by id desc limit 1") == [("reply-token",)]
+    newest = "select reason from entry where kind = 'message' order by id desc limit 1"
+    assert service.rows(newest) == [("reply-token",)]
 
     page = service.signed_in().get("/tickets/1001")
     assert "It still shows F28." in page
@@ -101,6 +102,15 @@ ARROWS = (
 )
 
 
+def sent_with_resends(service: Service) -> bool:
+    """A client without its 250 sends again later, as RFC 5321 wants."""
+    try:
+        service.send(OWN_MAIL)
+    except OSError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("arrow", ARROWS)
 def test_kill_9_between_two_arrows_loses_nothing(arrow: str, tmp_path: Path) -> None:
     service = Service(
@@ -109,16 +119,7 @@ def test_kill_9_between_two_arrows_loses_nothing(arrow: str, tmp_path: Path) -> 
     )
     service.start()
     try:
-        accepted = False
-        for _ in range(40):  # a client without its 250 sends again, as RFC 5321 wants
-            try:
-                service.send(OWN_MAIL)
-            except OSError:
-                service.wait_for(lambda: service.children("intake"), "the restarted intake")
-                continue
-            accepted = True
-            break
-        assert accepted
+        service.wait_for(lambda: sent_with_resends(service), "the 250")
         service.wait_for(lambda: (tmp_path / "killed").exists(), f"the kill at {arrow}")
         service.wait_for(lambda: sent_to(service, "ann@hillcrest.example"), "the acknowledgement", seconds=10)
         assert service.rows("select number from ticket") == [(1001,)]

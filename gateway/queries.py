@@ -1,0 +1,874 @@
+"""Reads for pages: one function a page, frozen values out, no SQL above this line.
+
+Every list pages by key and reads an index in its order: nothing here counts or sorts a whole table. Counts stop at
+`MANY`; a page shows "999+". `now` comes in the reader's time zone, because "today" is his.
+"""
+
+# ruff: noqa: S608 - statements are put together from the constants below; every value is a parameter
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from types import ModuleType
+from typing import Any
+
+from gateway import postgres, sqlite
+from gateway.addresses import mail_address
+from gateway.model import database, marks, micros, moment, row, rows
+from gateway.values import InboundState, Kind, OutboxState, Status, Step
+
+MANY = 1_000  # no count goes further
+PAGE = 50  # tickets
+ENTRIES = 100  # entries of a ticket
+HITS = 30
+SHOWN = 20_000  # letters of an entry; the raw mail has all of them
+FAR = timedelta(days=365)  # a next moment beyond this means that nothing is due
+BALANCE = 5_000  # arrivals of today that are looked at
+
+
+# -- colleagues --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Colleague:
+    """One of us, as lists name him."""
+
+    id: int
+    name: str
+    address: str
+    active: bool = True
+
+
+def accounts() -> tuple[Colleague, ...]:
+    """All of us, those who left too: the history names them."""
+    lines = rows(
+        "select a.id, c.name, a.address, a.active from account a join contact c on c.id = a.contact order by c.name"
+    )
+    return tuple(Colleague(id, name or address, address, bool(active)) for id, name, address, active in lines)
+
+
+# -- the inbox ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TicketLine:
+    """A ticket as a list shows it. `next_at` is None when nothing is due."""
+
+    number: int
+    subject: str
+    status: Status
+    unread: bool
+    channel: str
+    person: str
+    address: str
+    organisation: str
+    last_author: str
+    last_text: str
+    next_at: datetime | None
+    updated_at: datetime
+    closing_reason: str
+    assignee: Colleague | None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Tickets under one head. `count` is None where the page holds only a part of them."""
+
+    name: str
+    tickets: tuple[TicketLine, ...]
+    count: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """What a list is narrowed by: an inbox's address, a channel, an assignee."""
+
+    inbox: str = ""
+    channel: str = ""
+    assignee: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InboxPage:
+    """One page of a view; `following` is the key of the next page, "" on the last."""
+
+    view: str
+    groups: tuple[Group, ...]
+    following: str
+    more_before: bool
+
+    @property
+    def size(self) -> int:
+        """How many tickets the page holds."""
+        return sum(len(group.tickets) for group in self.groups)
+
+
+PERSON = "coalesce(nullif(c.name, ''), t.requester_address)"
+LINE = (
+    f"select t.number, t.subject, t.status, t.unread, t.last_channel, {PERSON}, t.requester_address, o.name, "
+    "t.last_author, t.last_text, t.next_at, t.updated_at, t.closing_reason, t.assignee, "
+    "ac.name, a.address from ticket t left join contact c on c.id = t.requester "
+    "left join organisation o on o.id = t.organisation left join account a on a.id = t.assignee "
+    "left join contact ac on ac.id = a.contact "
+)
+OPEN = "t.status <> 'closed'"
+VIEWS = {  # in the words of the partial indexes, or they are not used
+    "open": OPEN,
+    "mine": f"{OPEN} and t.assignee = ?",
+    "unassigned": f"{OPEN} and t.assignee is null",
+    "waiting": f"{OPEN} and t.status = 'waiting'",
+    "overdue": f"{OPEN} and t.next_at < ?",
+    "closed": "t.status = 'closed'",
+}
+
+
+def inbox(
+    view: str, account: int, now: datetime, filters: Filters | None = None, after: str = "", limit: int = PAGE
+) -> InboxPage:
+    """A page of one of VIEWS: open tickets by what is due next, closed ones newest first."""
+    closed = view == "closed"
+    conditions, values = [VIEWS[view]], _view_values(view, account, now)
+    for column, value in _narrowed(filters or Filters()):
+        conditions.append(f"t.{column} = ?")
+        values.append(value)
+    key = _key(after)
+    if key:
+        conditions.append("(t.updated_at, t.number) < (?, ?)" if closed else "(t.next_at, t.number) > (?, ?)")
+        values.extend(key)
+    order = "t.updated_at desc, t.number desc" if closed else "t.next_at, t.number"
+    found = rows(f"{LINE} where {' and '.join(conditions)} order by {order} limit ?", *values, limit + 1)
+    lines = [_line(line, now) for line in found[:limit]]
+    following = ""
+    if len(found) > limit:
+        last = found[limit - 1]
+        following = f"{last[11] if closed else last[10]}.{last[0]}"
+    return InboxPage(view, _grouped(lines, closed, now, bool(key), bool(following)), following, bool(key))
+
+
+def _view_values(view: str, account: int, now: datetime) -> list[Any]:
+    return [account] if view == "mine" else [micros(now)] if view == "overdue" else []
+
+
+def _narrowed(filters: Filters) -> list[tuple[str, Any]]:
+    wanted = (("inbox", filters.inbox), ("last_channel", filters.channel), ("assignee", filters.assignee))
+    return [(column, value) for column, value in wanted if value]
+
+
+def _key(text: str) -> tuple[int, int] | None:
+    """A page key as it came from a URL; whatever it is not, it is none."""
+    at, dot, number = text.partition(".")
+    if not (dot and at.isascii() and at.isdigit() and number.isascii() and number.isdigit()) or len(text) > 30:
+        return None
+    return int(at), int(number)
+
+
+def _line(line: Any, now: datetime) -> TicketLine:
+    number, subject, status, unread, channel, person, address, firm = line[:8]
+    author, text, next_at, updated_at, reason, assignee, name, account = line[8:]
+    return TicketLine(
+        number, subject, Status(status), bool(unread), channel, person or "", address, firm or "", author, text,
+        _due(next_at, now), moment(updated_at), reason,
+        Colleague(assignee, name or account or "", account or "") if assignee else None,
+    )  # fmt: skip
+
+
+def _due(at: int | None, now: datetime) -> datetime | None:
+    due = None if at is None else moment(at)
+    return None if due is None or due > now + FAR else due
+
+
+def _grouped(
+    lines: Sequence[TicketLine], closed: bool, now: datetime, more_before: bool, more_after: bool
+) -> tuple[Group, ...]:
+    if closed:
+        return (Group("Closed", tuple(lines), None),) if lines else ()
+    names = [_group_of(line.next_at, now) for line in lines]
+    groups = []
+    for name in dict.fromkeys(names):
+        tickets = tuple(line for line, its in zip(lines, names, strict=True) if its == name)
+        cut = (more_before and name == names[0]) or (more_after and name == names[-1])
+        groups.append(Group(name, tickets, None if cut else len(tickets)))
+    return tuple(groups)
+
+
+def _group_of(due: datetime | None, now: datetime) -> str:
+    """Late, Today, This week (to Sunday's end) or Later, by the reader's calendar."""
+    if due is None:
+        return "Later"
+    if due < now:
+        return "Late"
+    days = (due.astimezone(now.tzinfo).date() - now.date()).days
+    return "Today" if days == 0 else "This week" if days < 7 - now.weekday() else "Later"
+
+
+# -- the side's counts -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How much lies where; MANY stands for "that many or more"."""
+
+    open: int
+    mine: int
+    unassigned: int
+    waiting: int
+    overdue: int
+    mailroom: int
+
+
+def counts(account: int, now: datetime) -> Counts:
+    """The figures beside the views: each reads at most MANY rows of one index."""
+    tickets = {
+        view: _bounded(f"ticket t where {VIEWS[view]}", *_view_values(view, account, now))
+        for view in VIEWS
+        if view != "closed"
+    }
+    return Counts(**tickets, mailroom=waiting_for_a_person())
+
+
+def waiting_for_a_person() -> int:
+    """What lies in the mailroom and needs a look: parked, failed, not delivered."""
+    return _bounded(f"inbound where {PARKED}") + _bounded(f"outbox where {STUCK}")
+
+
+def _bounded(source: str, *values: Any) -> int:
+    return int(row(f"select count(*) from (select 1 from {source} limit {MANY}) few", *values)[0])
+
+
+# -- one ticket --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """An attachment, without its bytes."""
+
+    id: int
+    name: str
+    type: str
+    size: int
+    sha256: str
+    cid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What became of one message to one recipient."""
+
+    id: int
+    kind: str
+    medium: str
+    recipient: str
+    state: OutboxState
+    not_before: datetime | None
+    done_at: datetime | None
+    attempts: int
+    result: str
+
+
+@dataclass(frozen=True, slots=True)
+class EntryLine:
+    """A line of the timeline with its words, files, deliveries, and the trace of the message it came from."""
+
+    id: int
+    kind: Kind
+    channel: str
+    account: int | None
+    public: bool
+    reason: str
+    data: dict[str, Any]
+    inbound: int | None
+    at: datetime
+    address: str
+    author: str
+    subject: str
+    text: str
+    quoted: str
+    has_html: bool
+    files: tuple[File, ...] = ()
+    deliveries: tuple[Delivery, ...] = ()
+    trace: tuple[Step, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OtherTicket:
+    number: int
+    subject: str
+    next_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Requester:
+    """The card at the side: who wants something, how to reach him, what else he waits for."""
+
+    name: str
+    address: str
+    organisation: str
+    addresses: tuple[tuple[str, str], ...]  # (medium, value)
+    others: tuple[OtherTicket, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TicketPage:
+    """Everything the page of a ticket shows. `older` and `newer` are entry ids to page on from, 0 for none."""
+
+    number: int
+    inbox: str
+    subject: str
+    status: Status
+    priority: str
+    kind: str
+    team: str
+    unread: bool
+    due_at: datetime | None
+    opened_at: datetime
+    closed_at: datetime | None
+    closing_reason: str
+    acquisition: str
+    merged_into: int | None
+    last_entry: int
+    assignee: Colleague | None
+    requester: Requester
+    participants: tuple[tuple[str, str], ...]  # (address, role)
+    wants: str  # how it began, in the writer's words
+    last: EntryLine | None  # the newest entry that says something
+    entries: tuple[EntryLine, ...]
+    older: int = 0
+    newer: int = 0
+
+
+HEAD = (
+    "select t.number, t.inbox, t.subject, t.status, t.priority, t.kind, t.team, t.unread, t.due_at, t.opened_at, "
+    "t.closed_at, t.closing_reason, t.acquisition, t.merged_into, t.last_entry, t.assignee, ac.name, a.address, "
+    "t.requester, t.requester_address, c.name, o.name from ticket t left join contact c on c.id = t.requester "
+    "left join organisation o on o.id = coalesce(t.organisation, c.organisation) "
+    "left join account a on a.id = t.assignee left join contact ac on ac.id = a.contact where t.number = ?"
+)
+ENTRY = (
+    "select e.id, e.kind, e.channel, e.account, e.public, e.reason, e.data, e.inbound, e.at, a.value, "
+    f"coalesce(nullif(b.author, ''), sc.name, a.value, ''), b.subject, substr(b.text, 1, {SHOWN + 1}), "
+    f"substr(b.quoted, 1, {SHOWN + 1}), b.html <> '' from entry e join body b on b.entry = e.id "
+    "left join address a on a.id = e.author left join account s on s.id = e.account "
+    "left join contact sc on sc.id = s.contact "
+)
+
+
+def ticket(number: int, before: int = 0, after: int = 0) -> TicketPage | None:
+    """A ticket with its newest ENTRIES entries, or those before or after an entry; None where there is none."""
+    head = row(HEAD, number) if 0 < number < 2**31 else None
+    if head is None:
+        return None
+    entries, older, newer = _entries(number, before, after)
+    first = row(
+        "select b.text from entry e join body b on b.entry = e.id where e.ticket = ? order by e.id limit 1", number
+    )
+    on_it = rows("select address, role from participant where ticket = ? order by address limit 50", number)
+    assignee, name, account, contact, address, person, firm = head[15:]
+    return TicketPage(
+        number=number, inbox=head[1], subject=head[2], status=Status(head[3]), priority=head[4], kind=head[5],
+        team=head[6], unread=bool(head[7]), due_at=_time(head[8]), opened_at=moment(head[9]), closed_at=_time(head[10]),
+        closing_reason=head[11], acquisition=head[12], merged_into=head[13], last_entry=head[14],
+        assignee=Colleague(assignee, name or account or "", account or "") if assignee else None,
+        requester=_requester(number, contact, address, person or "", firm or ""),
+        participants=tuple((value, role) for value, role in on_it),
+        wants=" ".join(first[0][:2_000].split())[:200] if first else "",
+        last=next((e for e in entries if e.kind is not Kind.EVENT), None),
+        entries=entries,
+        older=older,
+        newer=newer,
+    )  # fmt: skip
+
+
+def _time(value: int | None) -> datetime | None:
+    return None if value is None else moment(value)
+
+
+def _entries(number: int, before: int, after: int) -> tuple[tuple[EntryLine, ...], int, int]:
+    """A page of entries, newest first, and the ids to page on from."""
+    if after:
+        found = rows(f"{ENTRY} where e.ticket = ? and e.id > ? order by e.id limit ?", number, after, ENTRIES + 1)
+        more, found = len(found) > ENTRIES, found[:ENTRIES][::-1]
+        older, newer = (found[-1][0] if found else 0), (found[0][0] if more else 0)
+        return _with_parts(found), older, newer
+    found = rows(
+        f"{ENTRY} where e.ticket = ? and e.id < ? order by e.id desc limit ?", number, before or 2**62, ENTRIES + 1
+    )
+    older = found[ENTRIES - 1][0] if len(found) > ENTRIES else 0
+    newer = found[0][0] if before and found else 0
+    return _with_parts(found[:ENTRIES]), older, newer
+
+
+def _with_parts(found: Sequence[Any]) -> tuple[EntryLine, ...]:
+    """Entries with files, deliveries and traces: one statement a kind of part, however many entries."""
+    ids = [line[0] for line in found]
+    inbounds = [line[7] for line in found if line[7]]
+    files: dict[int, list[File]] = {}
+    for line in rows(f"select entry, {FILE} where entry in ({marks(ids)}) order by id", *ids):
+        files.setdefault(line[0], []).append(File(*line[1:]))
+    sent: dict[int, list[Delivery]] = {}
+    for line in rows(f"{DELIVERY} where entry in ({marks(ids)}) order by id", *ids):
+        sent.setdefault(line[0], []).append(_delivery(line[1:]))
+    traces = dict(rows(f"select id, trace from inbound where id in ({marks(inbounds)})", *inbounds))
+    return tuple(
+        EntryLine(
+            line[0], Kind(line[1]), line[2], line[3], bool(line[4]), line[5], json.loads(line[6]), line[7],
+            moment(line[8]), line[9] or "", line[10], line[11], line[12], line[13], bool(line[14]),
+            tuple(files.get(line[0], ())), tuple(sent.get(line[0], ())), steps(traces.get(line[7], "[]")),
+        )
+        for line in found
+    )  # fmt: skip
+
+
+FILE = "id, name, type, size, sha256, cid from attachment"
+DELIVERY = "select entry, id, kind, medium, recipient, state, not_before, done_at, attempts, result from outbox"
+
+
+def _delivery(line: Any) -> Delivery:
+    id, kind, medium, recipient, state, not_before, done_at, attempts, result = line
+    return Delivery(
+        id, kind, medium, recipient, OutboxState(state), _time(not_before), _time(done_at), attempts, result
+    )
+
+
+def steps(trace: str) -> tuple[Step, ...]:
+    """A trace as a mailroom's row holds it."""
+    return tuple(Step(step["name"], step["found"], step["ms"], step["hit"]) for step in json.loads(trace))
+
+
+def _requester(number: int, contact: int | None, address: str, name: str, firm: str) -> Requester:
+    known = rows(
+        "select a.medium, a.value from contact_address ca join address a on a.id = ca.address "
+        "where ca.contact = ? and ca.certainty = 'known' order by a.medium, a.value limit 20",
+        contact,
+    ) if contact else []  # fmt: skip
+    column, value = ("requester", contact) if contact else ("requester_address", address)
+    others = rows(
+        f"select number, subject, next_at from ticket where {column} = ? and status <> 'closed' and number <> ? "
+        "order by updated_at desc limit 10",
+        value,
+        number,
+    )
+    far = moment(2**60)
+    return Requester(
+        name or address,
+        address,
+        firm,
+        tuple((medium, value) for medium, value in known),
+        tuple(OtherTicket(n, subject, None if _time(at) == far else _time(at)) for n, subject, at in others),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An answer that waits to be taken back."""
+
+    entry: int
+    ticket: int
+    recipient: str
+    not_before: datetime
+
+
+def held(entry: int, now: datetime) -> Held | None:
+    """The answer of this entry, while it can still be taken back."""
+    found = row(
+        "select entry, ticket, recipient, not_before from outbox where entry = ? and kind = 'answer' "
+        "and state = 'held' and not_before > ? limit 1",
+        entry,
+        micros(now),
+    )
+    return None if found is None else Held(found[0], found[1], found[2], moment(found[3]))
+
+
+def said(entry: int, account: int) -> str:
+    """What this account wrote in an entry, to put back what was taken back; "" for anybody else's words."""
+    found = row(
+        "select b.text from entry e join body b on b.entry = e.id where e.id = ? and e.account = ?", entry, account
+    )
+    return "" if found is None else str(found[0])
+
+
+def html_of(number: int, entry: int) -> tuple[str, tuple[File, ...]] | None:
+    """The safe HTML of an entry of this ticket and its files, whose pictures it may name by Content-ID."""
+    found = row(
+        "select b.html from entry e join body b on b.entry = e.id where e.id = ? and e.ticket = ? and b.html <> ''",
+        entry,
+        number,
+    )
+    if found is None:
+        return None
+    files = rows(f"select {FILE} where entry = ? order by id", entry)
+    return str(found[0]), tuple(File(*line) for line in files)
+
+
+# -- files -------------------------------------------------------------------------------------------------------
+
+
+def attachment(id: int) -> File | None:
+    """One attachment."""
+    found = row(f"select {FILE} where id = ?", id)
+    return None if found is None else File(*found)
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """What was received, as it was: in the row, or in the blob store under `blob`."""
+
+    id: int
+    channel: str
+    raw: bytes
+    blob: str
+
+
+def raw(inbound: int) -> Raw | None:
+    """The bytes of a mailroom row."""
+    found = row("select id, channel, raw, blob from inbound where id = ?", inbound)
+    return None if found is None else Raw(found[0], found[1], bytes(found[2] or b""), found[3])
+
+
+# -- the mailroom ------------------------------------------------------------------------------------------------
+
+PARKED = "state in ('parked', 'failed')"  # in the words of the partial indexes
+STUCK = "state in ('dead', 'uncertain', 'held') and (state <> 'held' or not_before is null)"
+STATES = ("look", "parked", "failed", "dead", "all")
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A mailroom row."""
+
+    id: int
+    at: datetime
+    channel: str
+    sender: str
+    subject: str
+    state: InboundState
+    reason: str
+    attempts: int
+    size: int
+    category: str
+    ticket: int | None
+    trace: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unsent:
+    """An outbox row that needs a person."""
+
+    at: datetime
+    ticket: int | None
+    subject: str
+    delivery: Delivery
+
+    @property
+    def id(self) -> int:
+        """The outbox row's."""
+        return self.delivery.id
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """Today, in figures that must add up: what came is what became something, or `missing` says how much did not.
+
+    `more` tells that only the newest BALANCE arrivals were looked at.
+    """
+
+    came: int = 0
+    opened: int = 0
+    added: int = 0
+    set_aside: int = 0
+    reading: int = 0
+    look: int = 0
+    missing: int = 0
+    more: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MailroomPage:
+    """What waits, newest first; `following` pages on by id within one state, 0 for no more."""
+
+    state: str
+    received: tuple[Received, ...]
+    unsent: tuple[Unsent, ...]
+    balance: Balance
+    following: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+RECEIVED = (
+    "select id, received_at, channel, sender, subject, state, reason, attempts, size, category, ticket, trace, "
+    "envelope from inbound "
+)
+
+
+UNSENT = (
+    "select b.created_at, b.ticket, t.subject, b.id, b.kind, b.medium, b.recipient, b.state, b.not_before, b.done_at, "
+    "b.attempts, b.result from outbox b left join ticket t on t.number = b.ticket"
+)
+
+
+def mailroom(state: str, now: datetime, before: int = 0, limit: int = PAGE) -> MailroomPage:
+    """One of STATES: `look` is everything that needs a person, `all` everything received."""
+    below = before or 2**62
+    received: list[Received] = []
+    following = 0
+    for wanted in {"look": ("parked", "failed"), "dead": (), "all": ("",)}.get(state, (state,)):
+        condition, values = (f"{PARKED} and state = ? and", [wanted]) if wanted else ("", [])
+        found = rows(f"{RECEIVED} where {condition} id < ? order by id desc limit ?", *values, below, limit + 1)
+        if len(found) > limit:
+            following = max(following, found[limit - 1][0])
+        received += [_received(line) for line in found[:limit]]
+    unsent = [] if state in ("parked", "failed", "all") else _unsent(limit if state == "look" else MANY)
+    received.sort(key=lambda line: line.id, reverse=True)
+    numbers = {
+        "parked": _bounded(f"inbound where {PARKED} and state = 'parked'"),
+        "failed": _bounded(f"inbound where {PARKED} and state = 'failed'"),
+        "dead": _bounded(f"outbox where {STUCK}"),
+    }
+    return MailroomPage(state, tuple(received), tuple(unsent), balance(now), following, numbers)
+
+
+def _received(line: Any) -> Received:
+    id, at, channel, sender, subject, state, reason, attempts, size, category, ticket, trace, envelope = line
+    if not sender:  # a message that could not be read has no From: whoever handed it over is better than nothing
+        sender = json.loads(envelope).get("sender", "")
+    return Received(
+        id, moment(at), channel, sender, subject, InboundState(state), reason, attempts, size, category, ticket,
+        steps(trace),
+    )  # fmt: skip
+
+
+def _unsent(limit: int) -> list[Unsent]:
+    found: list[Unsent] = []
+    for state in (OutboxState.DEAD, OutboxState.UNCERTAIN, OutboxState.HELD):
+        lines = rows(f"{UNSENT} where {STUCK} and state = ? order by b.id desc limit ?", state, limit)
+        found += [Unsent(moment(at), number, subject or "", _delivery(rest)) for at, number, subject, *rest in lines]
+    return sorted(found, key=lambda line: line.id, reverse=True)
+
+
+def balance(now: datetime) -> Balance:
+    """Today's figures, from the newest BALANCE arrivals."""
+    today = micros(now.replace(hour=0, minute=0, second=0, microsecond=0))
+    lines = rows(
+        "select state, ticket is not null, reason = 'blocked-sender', count(*) from (select state, ticket, reason "
+        "from inbound where received_at >= ? order by received_at desc limit ?) few group by 1, 2, 3",
+        today,
+        BALANCE,
+    )
+    came = sum(line[3] for line in lines)
+    filed = sum(n for state, on_ticket, _, n in lines if state == InboundState.DONE and on_ticket)
+    aside = sum(
+        n
+        for state, on_ticket, blocked, n in lines
+        if state in (InboundState.DUPLICATE, InboundState.LOOP)
+        or (state == InboundState.DONE and blocked and not on_ticket)
+    )
+    look = sum(line[3] for line in lines if line[0] in (InboundState.PARKED, InboundState.FAILED))
+    reading = sum(line[3] for line in lines if line[0] == InboundState.NEW)
+    opened = int(
+        row(
+            "select count(*) from (select opened_at, acquisition from ticket order by number desc limit ?) few "
+            "where opened_at >= ? and acquisition <> 'web'",
+            BALANCE,
+            today,
+        )[0]
+    )
+    opened = min(opened, filed)
+    missing = came - filed - aside - look - reading
+    return Balance(came, opened, filed - opened, aside, reading, look, missing, came >= BALANCE)
+
+
+# -- search ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A ticket that was found, and by what: its number, an address, a name, or the words of an entry."""
+
+    number: int
+    subject: str
+    status: Status
+    person: str
+    at: datetime
+    by: str
+    entry: int = 0
+    excerpt: str = ""
+
+
+HIT = (
+    f"select t.number, t.subject, t.status, {PERSON}, t.updated_at from ticket t "
+    "left join contact c on c.id = t.requester "
+)
+
+
+def ticket_number(words: str) -> int | None:
+    """The number of an existing ticket, when the words are one: "#1001" or "1001"."""
+    digits = words.strip().removeprefix("#")
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 10):
+        return None
+    return int(digits) if row("select 1 from ticket where number = ?", int(digits)) else None
+
+
+def search(words: str) -> tuple[Hit, ...]:
+    """At most HITS tickets: by number, by address, by a person's name, then by the words of the newest entries."""
+    words = " ".join(words.replace("\0", " ").split())[:200]
+    if not words:
+        return ()
+    hits = [*_by_number(words), *_by_address(words), *_by_name(words)]
+    if len(hits) < HITS:
+        hits += _by_words(words)
+    first: dict[int, Hit] = {}
+    for hit in hits:
+        first.setdefault(hit.number, hit)
+    return tuple(first.values())[:HITS]
+
+
+def _by_number(words: str) -> list[Hit]:
+    number = ticket_number(words)
+    return _hits("number", f"{HIT} where t.number = ?", number) if number else []
+
+
+def _by_address(words: str) -> list[Hit]:
+    address = mail_address(words)
+    if not address:
+        return []
+    own = f"{HIT} where t.requester_address = ? order by t.updated_at desc limit {HITS}"
+    others = f"{HIT} where t.number in (select ticket from participant where address = ? limit {HITS})"
+    return _hits("address", own, address) + _hits("address", others, address)
+
+
+def _by_name(words: str) -> list[Hit]:
+    """Names are few beside mails: a look through the contacts, which ends at the tenth that fits."""
+    if "@" in words or not any(letter.isalpha() for letter in words):
+        return []
+    escaped = words.lower().replace("!", "!!").replace("%", "!%").replace("_", "!_")
+    people = rows("select id from contact where lower(name) like ? escape '!' limit 10", f"%{escaped}%")
+    hits = []
+    for (contact,) in people:
+        hits += _hits("name", f"{HIT} where t.requester = ? order by t.updated_at desc limit 5", contact)
+    return hits
+
+
+def _hits(by: str, statement: str, *values: Any) -> list[Hit]:
+    return [
+        Hit(n, subject, Status(s), person or "", moment(at), by)
+        for n, subject, s, person, at in rows(statement, *values)
+    ]
+
+
+def _by_words(words: str) -> list[Hit]:
+    found = _engine().find_entries(database.obj, words, HITS * 3)
+    newest: dict[int, int] = {}
+    for entry, number in found:
+        newest.setdefault(number, entry)
+    ids = list(newest.values())[:HITS]
+    if not ids:
+        return []
+    lines = rows(
+        f"select t.number, t.subject, t.status, {PERSON}, e.at, e.id, "
+        f"substr(b.text, 1, {SHOWN}) from entry e join body b on b.entry = e.id join ticket t on t.number = e.ticket "
+        f"left join contact c on c.id = t.requester where e.id in ({marks(ids)}) order by e.id desc",
+        *ids,
+    )
+    return [
+        Hit(n, subject, Status(status), person or "", moment(at), "words", entry, excerpt(text, words))
+        for n, subject, status, person, at, entry, text in lines
+    ]
+
+
+def excerpt(text: str, words: str, length: int = 180) -> str:
+    """The part of a text around the first of the words, on one line."""
+    text = " ".join(text.split())
+    lower = text.lower()
+    places = [place for word in words.lower().split() if (place := lower.find(word.strip('"*()-'))) >= 0]
+    start = max(0, min(places, default=0) - 50)
+    cut = text[start : start + length]
+    return ("… " if start else "") + cut + (" …" if start + length < len(text) else "")
+
+
+def _engine() -> ModuleType:
+    return sqlite if database.obj.param == "?" else postgres
+
+
+# -- what is new -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """How far a watcher has looked, and the tickets that moved since."""
+
+    entry: int
+    changed: int
+    mailroom: int
+    tickets: tuple[int, ...] = ()
+
+
+def version() -> int:
+    """A number that changes when another connection has committed."""
+    return int(_engine().version_of_data(database.obj))
+
+
+def latest() -> News:
+    """Where a watcher starts."""
+    entry, changed = row("select max(id) from entry")[0], row("select max(changed) from outbox")[0]
+    return News(entry or 0, changed or 0, waiting_for_a_person())
+
+
+def news_since(seen: News, limit: int = 200) -> News:
+    """The tickets with newer entries or deliveries than `seen`: index reads, cheap enough for ten a second."""
+    fresh = rows("select id, ticket from entry where id > ? order by id limit ?", seen.entry, limit)
+    moved = rows("select changed, ticket from outbox where changed > ? order by changed limit ?", seen.changed, limit)
+    return News(
+        fresh[-1][0] if fresh else seen.entry,
+        moved[-1][0] if moved else seen.changed,
+        waiting_for_a_person(),
+        tuple(dict.fromkeys(line[1] for line in (*fresh, *moved) if line[1])),
+    )
+
+
+# -- health ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Issue:
+    """Something that is not as it should be; `blocks` when the service does not do its work."""
+
+    name: str
+    words: str
+    blocks: bool = True
+
+
+def health(now: datetime) -> tuple[Issue, ...]:
+    """What is wrong right now, in sentences; nothing when all is well."""
+    found = (_unread(now), _overdue(now), _silent(now), _look())
+    return tuple(issue for issue in found if issue)
+
+
+def _unread(now: datetime) -> Issue | None:
+    oldest = row("select received_at from inbound where state = 'new' order by id limit 1")
+    if oldest is None or micros(now) - oldest[0] <= 60_000_000:
+        return None
+    return Issue("inbound", f"A message waits to be read since {moment(oldest[0]):%Y-%m-%d %H:%M} UTC.")
+
+
+def _overdue(now: datetime) -> Issue | None:
+    late = micros(now - timedelta(minutes=5))
+    oldest = row(
+        "select not_before from outbox where state in ('held', 'ready') and not_before < ? order by not_before limit 1",
+        late,
+    )
+    return oldest and Issue("outbox", f"A message should have gone out at {moment(oldest[0]):%Y-%m-%d %H:%M} UTC.")
+
+
+def _silent(now: datetime) -> Issue | None:
+    tick = row("select at from alarm where name = 'tick'")
+    if tick is not None and micros(now) - tick[0] <= 120_000_000:
+        return None
+    since = f"since {moment(tick[0]):%Y-%m-%d %H:%M} UTC" if tick else "yet"
+    return Issue("worker", f"The worker has given no sign of life {since}.")
+
+
+def _look() -> Issue | None:
+    number = waiting_for_a_person()
+    return Issue("mailroom", f"{number} in the mailroom need a look.", blocks=False) if number else None

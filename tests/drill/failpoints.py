@@ -1,0 +1,111 @@
+"""Every fail point of the code, one after the other: killed, raised and slowed; a mail and an answer must survive it.
+
+The points are found in the source, so that a new one is drilled from its first day.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from tests.bench.figures import Figure
+from tests.bench.setting import folder
+from tests.drill.place import answer, audit, drained, hurry, letter, running, send_until_accepted
+from tests.drill.sink import Sink, sink
+from tests.walks.service import Service
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("gateway", "inbound", "outbound", "webui")
+NAMED = re.compile(r"fail_point\(\s*\"([a-z_.]+)\"")  # fail_point("accept.before"), or only "before" …
+PREFIX = re.compile(r"fail_point\(\s*f\"([a-z_]+)\.\{")  # … in what is used under several names: f"accept.{place}"
+WHATS = ("kill", "raise", "sleep")
+REPEATING = frozenset({"delivery.sent"})  # between the smarthost's 250 and our note of it: one repeat may be
+
+
+def points() -> list[str]:
+    """All fail points, in the order of the files."""
+    names: dict[str, None] = {}
+    prefixes: dict[str, None] = {}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            source = path.read_text(encoding="utf-8")
+            names |= dict.fromkeys(NAMED.findall(source))
+            prefixes |= dict.fromkeys(PREFIX.findall(source))
+    shared = [name for name in names if "." not in name]
+    return [*(f"{p}.{name}" for p in prefixes for name in shared), *(name for name in names if "." in name)]
+
+
+def measure() -> list[Figure]:
+    """All points with all that can happen at them."""
+    failed = Counter[str]()
+    for point in points():
+        for what in WHATS:
+            with folder() as path:
+                try:
+                    problems = drill(path, point, what)
+                except (AssertionError, OSError, subprocess.SubprocessError) as error:
+                    problems = [str(error)]
+            for problem in problems:
+                print(f"  {point} {what}: {problem}")
+            failed[what] += bool(problems)
+    return [
+        Figure("fail points", len(points())),
+        *(Figure(f"{what}: points with a problem", failed[what], "", 0, at_most=True) for what in WHATS),
+    ]
+
+
+def drill(path: Path, point: str, what: str) -> list[str]:
+    """A mail and an answer while this happens at the point for the first time; returns what went wrong."""
+    spent = path / "spent"
+    with sink(path / "sink") as smarthost:
+        environment = {
+            **smarthost.environment,
+            "RINGBACK_FAILPOINT": f"{point}:1:{what}",
+            "RINGBACK_FAILPOINT_ONCE": str(spent),
+        }
+        with running(path / "ringback", environment) as service:
+            send_until_accepted(service, letter("first"))
+            service.wait_for(lambda: service.rows("select number from ticket"), "the ticket", seconds=20)
+            answer(service, 1001, "We are on our way.")
+            service.wait_for(spent.exists, f"{point} to be reached", seconds=20)
+            if what == "raise":
+                _let_time_pass(service)
+            drained(service, seconds=30)
+            return [*_wrong(service, smarthost, point, what), *audit(service)]
+
+
+def _let_time_pass(service: Service) -> None:
+    """What was refused for now waits a minute; a test does not."""
+    with contextlib.suppress(AssertionError):
+        drained(service, seconds=2)
+        return
+    hurry(service)
+
+
+def _wrong(service: Service, smarthost: Sink, point: str, what: str) -> list[str]:
+    """What is lost or doubled."""
+    sent = [("acknowledgement", 1, "sent"), ("answer", 1, "sent"), ("notice", 1, "sent")]
+    must: dict[str, list[tuple[Any, ...]]] = {
+        "select state, ticket from inbound": [("done", 1001)],
+        "select number from ticket": [(1001,)],
+        "select count(*) from entry where kind = 'message'": [(1,)],
+        "select count(*) from entry where kind = 'answer'": [(1,)],
+        "select kind, count(*), state from outbox group by kind, state": sent,
+    }
+    problems = []
+    for statement, wanted in must.items():
+        if (found := service.rows(statement)) != wanted:
+            problems.append(f"{statement}: {found}")
+    keys = [delivery.key for delivery in smarthost.deliveries()]
+    if len(set(keys)) != 3:
+        problems.append(f"three messages were to arrive, these did: {keys}")
+    repeats = len(keys) - len(set(keys))
+    if repeats > (1 if point in REPEATING and what == "kill" else 0):
+        problems.append(f"repeated: {keys}")
+    if len({(delivery.key, delivery.sha256) for delivery in smarthost.deliveries()}) != len(set(keys)):
+        problems.append("repeated with other bytes")
+    return problems

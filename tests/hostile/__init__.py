@@ -1,0 +1,1 @@
+"""Hostile mails through the real door."""
