@@ -294,9 +294,11 @@ class EntryLine:
 
 @dataclass(frozen=True, slots=True)
 class OtherTicket:
+    """Another open ticket of the same person."""
+
     number: int
     subject: str
-    next_at: datetime | None
+    status: Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -445,18 +447,17 @@ def _requester(number: int, contact: int | None, address: str, name: str, firm: 
     ) if contact else []  # fmt: skip
     column, value = ("requester", contact) if contact else ("requester_address", address)
     others = rows(
-        f"select number, subject, next_at from ticket where {column} = ? and status <> 'closed' and number <> ? "
+        f"select number, subject, status from ticket where {column} = ? and status <> 'closed' and number <> ? "
         "order by updated_at desc limit 10",
         value,
         number,
     )
-    far = moment(2**60)
     return Requester(
         name or address,
         address,
         firm,
         tuple((medium, value) for medium, value in known),
-        tuple(OtherTicket(n, subject, None if _time(at) == far else _time(at)) for n, subject, at in others),
+        tuple(OtherTicket(number, subject, Status(status)) for number, subject, status in others),
     )
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gateway import bell, blobs, desk, store
-from gateway.config import Config, ConfigError, load
+from gateway.config import EX_CONFIG, Config, ConfigError, load
 from gateway.values import Account, Action, Written, utc_now
 
 log = logging.getLogger("ringback.serve")
@@ -28,10 +28,11 @@ def main(arguments: Sequence[str]) -> None:
     try:
         config = load()
     except ConfigError as error:
-        sys.exit("\n".join(error.problems))
+        log.error("%s", error)
+        sys.exit(EX_CONFIG)
     store.connect(config)
     if arguments[0] == "intake":
-        asyncio.run(intake(config))
+        asyncio.run(intake(config, arguments[1:]))
     else:
         web(config)
 
@@ -39,8 +40,8 @@ def main(arguments: Sequence[str]) -> None:
 # -- intake ------------------------------------------------------------------------------------------------------
 
 
-async def intake(config: Config) -> None:
-    """Listens until SIGTERM; what was accepted is committed before the process ends."""
+async def intake(config: Config, parts: Sequence[str]) -> None:
+    """Listens until SIGTERM; what was accepted is committed before the process ends. No `parts` means all of them."""
     from inbound.smtp_in import listen
 
     doorbell = bell.Bell(config.folder, config.data.queue_url)
@@ -49,16 +50,20 @@ async def intake(config: Config) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    listener = await listen(config, committer.accept)
+    listener = await listen(config, committer.accept) if not parts or "smtp" in parts else None
     loop.add_signal_handler(signal.SIGHUP, lambda: _reload(listener))
-    log.info("SMTP listens on %s:%s", *listener.address)
+    if listener:
+        log.info("SMTP listens on %s:%s", *listener.address)
     await stop.wait()
-    await listener.close()
+    if listener:
+        await listener.close()
     await asyncio.to_thread(committer.close)
 
 
 def _reload(listener: Any) -> None:
     """Takes the file's inboxes and limits over; addresses and secrets need a restart."""
+    if listener is None:
+        return
     try:
         listener.config = load()
     except ConfigError as error:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gateway import bell, desk, store
-from gateway.config import Config, ConfigError, load
+from gateway.config import EX_CONFIG, Config, ConfigError, load
 from gateway.failpoints import fail_point
 from gateway.store import intake, outbox
 from gateway.store.together import GroupWriter, Job
@@ -162,7 +162,8 @@ def main() -> None:
     try:
         config = load()
     except ConfigError as error:
-        sys.exit("\n".join(error.problems))
+        log.error("%s", error)
+        sys.exit(EX_CONFIG)
     store.connect(config)
     _lock_or_wait(config.folder / "worker.lock")
     stop, reload = threading.Event(), threading.Event()

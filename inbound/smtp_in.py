@@ -165,7 +165,7 @@ def _tls_context(config: Config) -> ssl.SSLContext | None:
 
 
 async def listen(config: Config, accept: Accept) -> Listener:
-    """Listens on `[smtp.in]` in the running loop until `close()`. `accept` is done when the mail is committed and synced.
+    """Listens on `[smtp.in]` in the running loop until `close()`. `accept`'s future is done when a mail is synced.
 
     Raises OSError when the port is taken and ConfigError when the certificate cannot be used.
     """

@@ -87,7 +87,7 @@ def html(ticket: int, entry: int) -> Response:
 
 
 def _with_pictures(text: str, files: tuple[File, ...]) -> str:
-    """Pictures of the mail itself put into the page: a sandboxed frame sends no cookie, so it can load nothing of ours."""
+    """The mail's own pictures put into the page: a sandboxed frame sends no cookie, so it loads nothing of ours."""
     by_cid = {file.cid: file for file in files if file.cid and file.size <= LARGEST_PICTURE}
     left = ALL_PICTURES
 

@@ -6,6 +6,7 @@ The points are found in the source, so that a new one is drilled from its first 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import subprocess
 from collections import Counter
@@ -23,7 +24,10 @@ PACKAGES = ("gateway", "inbound", "outbound", "webui")
 NAMED = re.compile(r"fail_point\(\s*\"([a-z_.]+)\"")  # fail_point("accept.before"), or only "before" …
 PREFIX = re.compile(r"fail_point\(\s*f\"([a-z_]+)\.\{")  # … in what is used under several names: f"accept.{place}"
 WHATS = ("kill", "raise", "sleep")
-REPEATING = frozenset({"delivery.sent"})  # between the smarthost's 250 and our note of it: one repeat may be
+REPEATING = "delivery.sent"  # between the smarthost's 250 and our note of it: here one repeat may be
+# These are killed with one message on its way, so that a repeat can only be that one's: no acknowledgement goes out.
+SENDING = ("delivery.", "outbox.")
+SENDING_TIMES = 3  # rendered, sent, recorded: the outbox's writer is drilled at each
 
 
 def points() -> list[str]:
@@ -43,14 +47,15 @@ def measure() -> list[Figure]:
     """All points with all that can happen at them."""
     failed = Counter[str]()
     for point in points():
-        for what in WHATS:
+        times = SENDING_TIMES if point.startswith("outbox.") else 1
+        for number, what in itertools.product(range(1, times + 1), WHATS):
             with folder() as path:
                 try:
-                    problems = drill(path, point, what)
+                    problems = drill(path, point, what, number)
                 except (AssertionError, OSError, subprocess.SubprocessError) as error:
                     problems = [str(error)]
             for problem in problems:
-                print(f"  {point} {what}: {problem}")
+                print(f"  {point}:{number}:{what}: {problem}")
             failed[what] += bool(problems)
     return [
         Figure("fail points", len(points())),
@@ -58,13 +63,15 @@ def measure() -> list[Figure]:
     ]
 
 
-def drill(path: Path, point: str, what: str) -> list[str]:
-    """A mail and an answer while this happens at the point for the first time; returns what went wrong."""
+def drill(path: Path, point: str, what: str, number: int = 1) -> list[str]:
+    """A mail and an answer while this happens when the point is reached so often; returns what went wrong."""
     spent = path / "spent"
+    alone = point.startswith(SENDING)
     with sink(path / "sink") as smarthost:
         environment = {
             **smarthost.environment,
-            "RINGBACK_FAILPOINT": f"{point}:1:{what}",
+            "RINGBACK__MAIL__ACKNOWLEDGE": "false" if alone else "true",
+            "RINGBACK_FAILPOINT": f"{point}:{number}:{what}",
             "RINGBACK_FAILPOINT_ONCE": str(spent),
         }
         with running(path / "ringback", environment) as service:
@@ -75,7 +82,9 @@ def drill(path: Path, point: str, what: str) -> list[str]:
             if what == "raise":
                 _let_time_pass(service)
             drained(service, seconds=30)
-            return [*_wrong(service, smarthost, point, what), *audit(service)]
+            kinds = ["answer", "notice"] if alone else ["acknowledgement", "answer", "notice"]
+            repeats = 1 if point == REPEATING and what == "kill" else 0
+            return [*_wrong(service, kinds), *_wrong_outside(smarthost, len(kinds), repeats), *audit(service)]
 
 
 def _let_time_pass(service: Service) -> None:
@@ -86,26 +95,28 @@ def _let_time_pass(service: Service) -> None:
     hurry(service)
 
 
-def _wrong(service: Service, smarthost: Sink, point: str, what: str) -> list[str]:
-    """What is lost or doubled."""
-    sent = [("acknowledgement", 1, "sent"), ("answer", 1, "sent"), ("notice", 1, "sent")]
+def _wrong(service: Service, kinds: list[str]) -> list[str]:
+    """What is lost or doubled inside."""
     must: dict[str, list[tuple[Any, ...]]] = {
         "select state, ticket from inbound": [("done", 1001)],
         "select number from ticket": [(1001,)],
         "select count(*) from entry where kind = 'message'": [(1,)],
         "select count(*) from entry where kind = 'answer'": [(1,)],
-        "select kind, count(*), state from outbox group by kind, state": sent,
+        "select kind, count(*), state from outbox group by kind, state": [(kind, 1, "sent") for kind in kinds],
     }
+    found = {statement: service.rows(statement) for statement in must}
+    return [f"{statement}: {found[statement]}" for statement in must if found[statement] != must[statement]]
+
+
+def _wrong_outside(smarthost: Sink, count: int, repeats: int) -> list[str]:
+    """What did not arrive, or too often."""
     problems = []
-    for statement, wanted in must.items():
-        if (found := service.rows(statement)) != wanted:
-            problems.append(f"{statement}: {found}")
-    keys = [delivery.key for delivery in smarthost.deliveries()]
-    if len(set(keys)) != 3:
-        problems.append(f"three messages were to arrive, these did: {keys}")
-    repeats = len(keys) - len(set(keys))
-    if repeats > (1 if point in REPEATING and what == "kill" else 0):
-        problems.append(f"repeated: {keys}")
-    if len({(delivery.key, delivery.sha256) for delivery in smarthost.deliveries()}) != len(set(keys)):
+    deliveries = smarthost.deliveries()
+    keys = {delivery.key for delivery in deliveries}
+    if len(keys) != count:
+        problems.append(f"{count} messages were to arrive, these did: {keys}")
+    if len(deliveries) - len(keys) > repeats:
+        problems.append(f"repeated: {smarthost.repeats()}")
+    if len({(delivery.key, delivery.sha256) for delivery in deliveries}) != len(keys):
         problems.append("repeated with other bytes")
     return problems
