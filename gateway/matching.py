@@ -171,7 +171,7 @@ def clues(message: InboundMessage, envelope: Envelope, config: Config, keys: Key
     ]
     return Clues(
         tokens=tuple(dict.fromkeys(genuine)),
-        references=tuple(dict.fromkeys(foreign)),
+        references=tuple(dict.fromkeys((*foreign, message.message_id))),  # its own: an answer may have come before it
         numbers=_numbers(message.subject, config.firm.name),
         inbox=_inbox(message, envelope, config),
     )
@@ -236,7 +236,7 @@ def likeness(message: InboundMessage) -> str:
 
 def choose(message: InboundMessage, clues: Clues, facts: Facts, config: Config, keys: Keys) -> Match:
     """The ticket, or none, with the reason; what other sources said is noted."""
-    candidates = list(_candidates(clues, facts, keys))
+    candidates = list(_candidates(message.message_id, clues, facts, keys))
     looked = tuple((c.source, f"#{c.ticket.number}") for c in candidates)
     linked: int | None = None
     for candidate in candidates:
@@ -261,13 +261,15 @@ def choose(message: InboundMessage, clues: Clues, facts: Facts, config: Config, 
     return Match(reason, linked=linked, looked=looked)
 
 
-def _candidates(clues: Clues, facts: Facts, keys: Keys) -> Iterator[Candidate]:
+def _candidates(own_id: str, clues: Clues, facts: Facts, keys: Keys) -> Iterator[Candidate]:
     """In the order of SOURCES; what names no ticket that exists is left out."""
     for source in SOURCES:
         for name, token in clues.tokens:
             if name == source and _believed(token, facts, keys) and (ticket := facts.tickets.get(token.number)):
                 yield Candidate(source, ticket, token)
         for reference in facts.references:
+            if reference.value == own_id and not reference.ancestor:
+                continue  # another mail had this id: that is no answer to it
             name = "ancestor" if reference.ancestor else "references"
             if name == source and (ticket := facts.tickets.get(reference.ticket)):
                 yield Candidate(source, ticket)

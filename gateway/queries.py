@@ -528,6 +528,12 @@ def raw(inbound: int) -> Raw | None:
     return None if found is None else Raw(found[0], found[1], bytes(found[2] or b""), found[3])
 
 
+def rendered(outbox: int) -> bytes | None:
+    """The mail to somebody outside that an outbox row became; those to us carry signed addresses of ours."""
+    found = row("select rendered from outbox where id = ? and kind in ('answer', 'acknowledgement')", outbox)
+    return None if found is None or found[0] is None else bytes(found[0])
+
+
 # -- the mailroom ------------------------------------------------------------------------------------------------
 
 PARKED = "state in ('parked', 'failed')"  # in the words of the partial indexes

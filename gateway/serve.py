@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -74,8 +75,14 @@ def _reload(listener: Any) -> None:
 
 
 def web(config: Config) -> None:
-    """Serves the pages with gunicorn until SIGTERM."""
+    """Serves the pages with gunicorn's threads until SIGTERM.
+
+    Without gunicorn's own master: the supervisor restarts what dies, and a master costs 24 MB.
+    """
     from gunicorn.app.base import BaseApplication
+    from gunicorn.glogging import Logger
+    from gunicorn.sock import create_sockets
+    from gunicorn.workers.gthread import ThreadWorker
 
     class Site(BaseApplication):  # type: ignore[misc]
         def load_config(self) -> None:
@@ -85,16 +92,24 @@ def web(config: Config) -> None:
         def load(self) -> Any:
             return application(config)
 
-    Site().run()
+    class PatientThreads(ThreadWorker):  # type: ignore[misc]
+        """A client that sends nothing for 20 s loses its thread: slow bodies otherwise stop the site."""
+
+        def enqueue_req(self, conn: Any) -> None:
+            conn.sock.settimeout(SLOW_CLIENT_SECONDS)
+            super().enqueue_req(conn)
+
+    site = Site()
+    logger = Logger(site.cfg)
+    sockets = create_sockets(site.cfg, logger)
+    PatientThreads(1, os.getppid(), sockets, site, site.cfg.timeout / 2, site.cfg, logger).init_process()
 
 
 def _gunicorn_settings(config: Config) -> dict[str, Any]:
     return {
         "bind": [f"{config.web.host}:{config.web.port}"],
-        "workers": 1,
         "threads": config.web.threads,
         "worker_connections": 1000,
-        "worker_class": "gateway.serve.PatientThreads",
         "timeout": 60,
         "graceful_timeout": 5,
         "keepalive": 30,
@@ -102,7 +117,6 @@ def _gunicorn_settings(config: Config) -> dict[str, Any]:
         "accesslog": None,
         "errorlog": "-",
         "loglevel": "warning",
-        "proc_name": "ringback web",
     }
 
 
@@ -124,22 +138,6 @@ def application(config: Config) -> Any:
 def _ring(doorbell: bell.Bell) -> None:
     doorbell.ring(bell.DELIVER)
     doorbell.ring(bell.PROCESS)
-
-
-def __getattr__(name: str) -> Any:
-    """gunicorn looks its worker class up by name; `intake` must not pay for importing it."""
-    if name != "PatientThreads":
-        raise AttributeError(name)
-    from gunicorn.workers.gthread import ThreadWorker
-
-    class PatientThreads(ThreadWorker):  # type: ignore[misc]
-        """A client that sends nothing for 20 s loses its thread: slow bodies otherwise stop the site."""
-
-        def enqueue_req(self, conn: Any) -> None:
-            conn.sock.settimeout(SLOW_CLIENT_SECONDS)
-            super().enqueue_req(conn)
-
-    return PatientThreads
 
 
 if __name__ == "__main__":

@@ -51,7 +51,6 @@ END_MARK = b".\r\n"  # of END, what is not content
 # What we say, in the order of RFC 5321's codes; RFC 2034 wants the second number everywhere but in 220, 250 to HELO
 # and 354. Nothing a client sent is ever repeated to it, and no reason of ours is told.
 HELP = "214 2.0.0 See RFC 5321; mail for our inboxes is welcome"
-TLS_READY = "220 2.0.0 Ready to start TLS"
 BYE = "221 2.0.0 Bye"
 OK = "250 2.0.0 Ok"
 SENDER_OK = "250 2.1.0 Ok"

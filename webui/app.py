@@ -178,8 +178,7 @@ def _smaller(response: Response) -> Response:
     if (
         response.mimetype not in kinds
         or response.status_code != 200
-        or (response.is_streamed
-        and request.endpoint != "static")
+        or (response.is_streamed and request.endpoint != "static")
     ):
         return response
     response.vary.add("Accept-Encoding")

@@ -57,6 +57,14 @@ def raw(inbound: int) -> Response:
     return _download(content, "application/octet-stream", name, "attachment")
 
 
+@pages.get("/outbox/<id:outbox>")
+def outgoing(outbox: int) -> Response:
+    """A mail of ours to somebody outside, as it went out or would have."""
+    return _download(
+        queries.rendered(outbox) or abort(404), "application/octet-stream", f"mail-{outbox}.eml", "attachment"
+    )
+
+
 def _content(sha256: str) -> bytes:
     try:
         return blobs.get(site().config.folder / "blobs", sha256)

@@ -16,8 +16,8 @@ FIRST = {
     "unverified-sender": (("release", "It is genuine"),),
     "over-limit": (("allow", "Let this sender in"), ("new", "New ticket")),
     "needs-sorting": (("new", "New ticket"),),
-    "automatic-unmatched": (),
-    "bounce-unmatched": (),
+    "automatic-unmatched": (("new", "New ticket"),),
+    "bounce-unmatched": (("new", "New ticket"),),
 }
 DONE = {
     "retry": "It is tried again.",

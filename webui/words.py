@@ -250,28 +250,32 @@ class Fate:
     icon: str
     words: str
     bad: bool = False
+    file: bool = False  # nobody got it: the page offers it
 
 
-def delivery(sent: Delivery) -> Fate:
-    """Sent 14:02 · Not sent: no mail server configured · Goes out 14:03 · Not delivered: … ."""
+def delivery(sent: Delivery, expected: str = "") -> Fate:
+    """Sent 14:02 · Not sent: no mail server configured · Goes out at 14:03 · Not delivered: … .
+
+    `expected` is whom everybody expects it to go to: he is not named again.
+    """
     at = clock(sent.done_at) if sent.done_at else ""
-    to = f"to {sent.recipient}"
+    to = "" if sent.recipient == expected else f" to {sent.recipient}"
     if sent.state is OutboxState.SENT:
         if sent.result == NOT_SENT:
-            return Fate("alert", f"Not sent {to}: no mail server configured. It lies in the folder outgoing", True)
-        return Fate("check", f"Sent {to} {at}")
+            return Fate("alert", f"Not sent{to}: no mail server configured", file=True)
+        return Fate("check", f"Sent{to} {at}")
     if sent.state is OutboxState.HELD:
-        when = f"Goes out {to} at {clock(sent.not_before)}" if sent.not_before else f"Waits for a release, {to}"
+        when = f"Goes out{to} at {clock(sent.not_before)}" if sent.not_before else f"Waits for a release{to}"
         return Fate("clock", when)
     if sent.state is OutboxState.CANCELLED:
-        return Fate("undo", f"Taken back {at}, not sent {to}")
+        return Fate("undo", f"Taken back {at}, not sent{to}")
     if sent.state in (OutboxState.DEAD, OutboxState.UNCERTAIN):
         words = "May not have arrived" if sent.state is OutboxState.UNCERTAIN else "Not delivered"
-        return Fate("alert", f"{words} {to}: {sent.result or 'no reason given'}", True)
+        return Fate("alert", f"{words}{to}: {sent.result or 'no reason given'}", True)
     if sent.attempts and sent.result:
         again = f", again at {clock(sent.not_before)}" if sent.not_before else ""
-        return Fate("clock", f"Not yet sent {to} after {sent.attempts} tries: {sent.result}{again}", True)
-    return Fate("clock", f"Goes out now {to}")
+        return Fate("clock", f"Not yet sent{to} after {sent.attempts} tries: {sent.result}{again}", True)
+    return Fate("clock", f"Goes out now{to}")
 
 
 def next_step(ticket: TicketPage, account: int) -> str:

@@ -67,7 +67,7 @@ def drill(path: Path, point: str, what: str, number: int = 1) -> list[str]:
     """A mail and an answer while this happens when the point is reached so often; returns what went wrong."""
     spent = path / "spent"
     alone = point.startswith(SENDING)
-    with sink(path / "sink") as smarthost:
+    with sink(path / "sink", "prompt") as smarthost:
         environment = {
             **smarthost.environment,
             "RINGBACK__MAIL__ACKNOWLEDGE": "false" if alone else "true",

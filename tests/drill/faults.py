@@ -226,7 +226,7 @@ def smarthost_refuses_for_now(folder: Path) -> str:
     with _with_mode(folder, "451") as (service, smarthost):
         _tried(service, "ready", "451")
         assert smarthost.deliveries() == []
-        smarthost.behave("late")
+        smarthost.behave("prompt")
         hurry(service)
         drained(service)
         _arrived_once(service, smarthost)
@@ -259,7 +259,7 @@ def smarthost_falls_silent(folder: Path, mode: str = "silent") -> str:
         _tried(service, "ready", "", seconds=30)
         waits = service.rows("select (not_before - done_at) / 1e6, not_before / 1e6 from outbox where state = 'ready'")
         assert all(30 < line[1] - time.time() < 90 for line in waits), waits
-        smarthost.behave("late")
+        smarthost.behave("prompt")
         hurry(service)
         drained(service)
         keys = {delivery.key for delivery in smarthost.deliveries()}

@@ -5,8 +5,8 @@
 `FOLDER/mode` says how it behaves, and may change at any time; `FOLDER/log` has one JSON line for each mail and
 recipient taken, written and synced before the 250. Modes:
 
-    late       waits 0 to 50 ms, keeps the mail, answers at once (a scanner before the queue)
-    early      keeps the mail, waits 0 to 50 ms, answers (the answer is slow: the hard case for whoever is killed)
+    prompt     answers DATA after 0 to 50 ms, and the final dot as soon as the mail is kept
+    late       keeps the mail and answers the final dot 0 to 50 ms later; for so long nobody can know whether it has it
     451 550    refuses at RCPT
     greylist   refuses a recipient's first try with 451
     451-data 550-data   refuses after the final dot
@@ -88,7 +88,7 @@ class Sink:
 
 
 @contextmanager
-def sink(folder: Path, mode: str = "late") -> Iterator[Sink]:
+def sink(folder: Path, mode: str = "prompt") -> Iterator[Sink]:
     """A sink in a process of its own."""
     folder.mkdir(parents=True, exist_ok=True)
     running = Sink(free_port(), folder)
@@ -138,6 +138,8 @@ class _Server:
         elif verb == "RCPT":
             await self._rcpt(line.partition("<")[2].partition(">")[0], recipients, writer)
         elif verb == "DATA":
+            if self._mode() == "prompt":
+                await asyncio.sleep(random.uniform(0, SLOWEST))
             await self._say(writer, "354 go on")
             return await self._data(await reader.readuntil(b"\r\n.\r\n"), recipients, writer)
         elif verb == "QUIT":
@@ -165,11 +167,9 @@ class _Server:
         if mode.endswith("-data"):
             await self._say(writer, f"{mode[:3]} {mode[0]}.6.0 this content is not wanted")
             return True
-        if mode == "late":
-            await asyncio.sleep(random.uniform(0, SLOWEST))
         self._keep(data[:-3], recipients)
         recipients.clear()
-        if mode == "early":
+        if mode == "late":
             await asyncio.sleep(random.uniform(0, SLOWEST))
         if mode == "silent":
             await asyncio.sleep(3600)
