@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -404,7 +405,9 @@ def try_() -> None:
 def try_mail(files: tuple[Path, ...], recipients: tuple[str, ...], sender: str) -> None:
     """Read mails and decide on them right now, but write and send nothing: one JSON object a file."""
     from gateway import desk
+    from gateway.store import schedule
     from gateway.values import utc_now
+    from inbound.authenticity import prove
 
     config = _opened()
     keys = desk.keys_of(config)
@@ -413,7 +416,8 @@ def try_mail(files: tuple[Path, ...], recipients: tuple[str, ...], sender: str) 
             raw = file.read_bytes()
             envelope = _envelope(config, raw, recipients, sender)
             message = read(raw, envelope)
-            decision = desk.rehearse(config, keys, message, envelope, utc_now())
+            proof = prove(message, partial(bytes, raw), envelope, config, schedule.staff_addresses())
+            decision = desk.rehearse(config, keys, message, envelope, proof, utc_now())
             click.echo(_dumped(_verdict(file, message, decision), indent=None))
 
 

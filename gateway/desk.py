@@ -21,6 +21,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from peewee import OperationalError
+
 from gateway import blobs, store
 from gateway.addresses import Keys, load_keys
 from gateway.config import Config
@@ -60,6 +62,7 @@ log = logging.getLogger("ringback.desk")
 
 BATCH = 25  # messages in one write transaction
 BATCH_SECONDS = 0.02
+PATIENCE = timedelta(hours=1)  # with a mail whose files cannot be kept: then it is shown to a person
 AHEAD = 50  # messages read ahead for the parsers
 
 
@@ -153,6 +156,9 @@ def _write_one(desk: Desk, waiting: intake.Waiting, future: Future[Understood]) 
     if not intake.still_new(waiting.id):
         return
     now = desk.now()
+    if isinstance(future.exception(), Temporary) and now - waiting.received < PATIENCE:
+        log.warning("message %s: %s; the sweep tries again", waiting.id, future.exception())
+        return
     try:
         with store.savepoint():
             understood = future.result()
@@ -160,8 +166,8 @@ def _write_one(desk: Desk, waiting: intake.Waiting, future: Future[Understood]) 
             fail_point("process.decided")
             writer.apply(decision, now, waiting.id, understood.message)
             fail_point("process.applied")
-    except Temporary:
-        raise
+    except OperationalError:
+        raise  # the database refuses: nothing of this group is written, all of it is tried again
     except Exception:
         log.exception("message %s failed", waiting.id)
         intake.fail(waiting.id, "our-error", traceback.format_exc(), now)
@@ -254,11 +260,13 @@ def _rule(action: Rule, actor: Account) -> Written:
 # -- decide without writing --------------------------------------------------------------------------------------
 
 
-def rehearse(config: Config, keys: Keys, message: InboundMessage, envelope: Envelope, now: datetime) -> Decision:
+def rehearse(
+    config: Config, keys: Keys, message: InboundMessage, envelope: Envelope, proof: Proof, now: datetime
+) -> Decision:
     """What would become of a message right now. Writes nothing."""
     clues = read_clues(message, envelope, config, keys)
     known = facts.for_message(message, clues, 0, None, now)
-    return decide_message(message, envelope, clues, known, Proof.NONE, config, keys)
+    return decide_message(message, envelope, clues, known, proof, config, keys)
 
 
 def replay(config: Config, keys: Keys, inbound: int, understand: Understand, now: datetime) -> dict[str, Any]:

@@ -95,6 +95,10 @@ def web(config: Config) -> None:
     class PatientThreads(ThreadWorker):  # type: ignore[misc]
         """A client that sends nothing for 20 s loses its thread: slow bodies otherwise stop the site."""
 
+        def init_signals(self) -> None:
+            super().init_signals()
+            signal.signal(signal.SIGHUP, self.handle_exit)  # a new config: finish, be started again
+
         def enqueue_req(self, conn: Any) -> None:
             conn.sock.settimeout(SLOW_CLIENT_SECONDS)
             super().enqueue_req(conn)

@@ -31,7 +31,6 @@ from gateway.values import (
     NewEntry,
     NewTicket,
     Notice,
-    NoticeKind,
     Proof,
     Purpose,
     Role,
@@ -167,7 +166,7 @@ def _bounce(case: Case) -> Decision | None:
     return replace(
         decision,
         changes=_reopened(ticket, case) | {"unread": True},
-        notices=_tell_staff(case, ticket, "notice"),
+        notices=_tell_staff(case, ticket),
         address_changes={recipient: {"bounced": True} for recipient in failed.values()},
         outbox_changes={
             id: {"state": "dead", "result": "came back: " + " ".join(case.message.evidence)} for id in failed
@@ -258,9 +257,8 @@ def _means_answer(case: Case, account: Account) -> bool:
 def _staff_answer(case: Case, account: Account, ticket: TicketFacts) -> Decision:
     hold = case.config.undo.staff_mail
     answer = notices.answer(ticket, 0, hold) if ticket.requester_address else None
-    echo = notices.echo(
-        account, 0, case.message, f"Your answer to {ticket.requester_address} goes out in {hold:.0f} s."
-    )
+    words = f"Your answer to {ticket.requester_address} goes out in {hold:.0f} s. To take it back, open the ticket."
+    echo = notices.echo(account, 0, words)
     return Decision(
         InboundState.DONE,
         case.match.reason,
@@ -275,7 +273,7 @@ def _staff_answer(case: Case, account: Account, ticket: TicketFacts) -> Decision
 
 def _staff_note(case: Case, account: Account, ticket: TicketFacts) -> Decision:
     entry = replace(_entry(case, Kind.NOTE, case.match.reason), account=account.id, public=False)
-    echo = notices.echo(account, 0, case.message, f"Your note is on #{ticket.number}. The customer does not see it.")
+    echo = notices.echo(account, 0, f"Your note is on #{ticket.number}. The customer does not see it.")
     return Decision(
         InboundState.DONE,
         case.match.reason,
@@ -325,7 +323,7 @@ def _add(case: Case, ticket: TicketFacts, reason: str) -> Decision:
         contact=_contact(case),
         entries=(replace(entry, data={"guest": True}) if case.match.guest else entry,),
         changes=_reopened(ticket, case) | {"unread": True},
-        notices=_tell_staff(case, ticket, "notice"),
+        notices=_tell_staff(case, ticket),
         participants=_participants(case, ticket.participants) if joins else (),
         address_changes=_reachable_again(case),
     )
@@ -359,7 +357,7 @@ def _open(case: Case) -> Decision:
         ),
         entries=(entry, opened),
         changes={"due_at": answer_by, "next_at": answer_by},
-        notices=((notices.acknowledgement(case.sender, 1),) if acknowledge else ()) + _tell_staff(case, None, "notice"),
+        notices=((notices.acknowledgement(case.sender, 1),) if acknowledge else ()) + _tell_staff(case, None),
         participants=_participants(case, frozenset({case.sender})),
         address_changes=_reachable_again(case),
         counts=(Count("ticket", case.sender), *(_acknowledged(case.sender) if acknowledge else ())),
@@ -481,9 +479,6 @@ def _reopened(ticket: TicketFacts, case: Case) -> dict[str, object]:
     return changes
 
 
-def _tell_staff(case: Case, ticket: TicketFacts | None, template: str) -> tuple[Notice, ...]:
+def _tell_staff(case: Case, ticket: TicketFacts | None) -> tuple[Notice, ...]:
     """The assignee, else everybody who looks after what nobody owns; never the writer himself."""
     return notices.to_assignee(ticket, case.facts, 0, but=case.staff.id if case.staff else None)
-
-
-__all__ = ["CHECKS", "NoticeKind", "decide_message", "may_acknowledge"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from gateway.values import Account, Facts, InboundMessage, Medium, Notice, NoticeKind, TicketFacts
+from gateway.values import Account, Facts, Medium, Notice, NoticeKind, TicketFacts
 
 LATER = timedelta(days=3650)  # nothing is due: such tickets stand at the end of the list
 
@@ -33,7 +33,7 @@ def to_assignee(ticket: TicketFacts | None, facts: Facts, entry: int, but: int |
     return tuple(notice(account, entry) for account in told if account.id != but)
 
 
-def echo(account: Account, entry: int, message: InboundMessage, words: str) -> Notice:
+def echo(account: Account, entry: int, words: str) -> Notice:
     """ "This is what I did with your message": to the address on file, never to From."""
     return Notice(
         NoticeKind.ECHO,

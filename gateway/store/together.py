@@ -71,12 +71,13 @@ class GroupWriter:
         try:
             results = self._commit(jobs)
         except Exception as error:  # noqa: BLE001 - one bad job must not take the others with it
-            if len(jobs) > 1:
+            if len(jobs) > 1 and not isinstance(error, Temporary):  # a locked or full database fails them all
                 for job in jobs:
                     self._keep([job])
                 return
-            log.warning("something could not be written: %s", error)
-            _answer(jobs[0].done, None, error)
+            log.warning("%d write(s) failed: %s", len(jobs), error)
+            for job in jobs:
+                _answer(job.done, None, error)
             return
         for job, result in zip(jobs, results, strict=True):
             _answer(job.done, result, None)
