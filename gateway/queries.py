@@ -160,7 +160,7 @@ def _narrowed(filters: Filters) -> list[tuple[str, Any]]:
 def _key(text: str) -> tuple[int, int] | None:
     """A page key as it came from a URL; whatever it is not, it is none."""
     at, dot, number = text.partition(".")
-    if not (dot and at.isascii() and at.isdigit() and number.isascii() and number.isdigit()) or len(text) > 30:
+    if not (dot and text.isascii() and at.isdigit() and number.isdigit() and len(at) < 18 and len(number) < 10):
         return None
     return int(at), int(number)
 

@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -133,14 +133,14 @@ class Box:
         store.open_connection()
         return compose(outgoing, Background(**outbox.behind(outgoing)), self.config)
 
-    def keep_rendered(self, id: int, rendered: bytes, message_id: str, envelope_sender: str) -> None:
-        self._write(outbox.keep_rendered, id, rendered, message_id, envelope_sender, utc_now())
+    def keep_rendered(self, rendered: Sequence[Outgoing]) -> None:
+        self._write(outbox.keep_rendered, rendered, utc_now())
 
     def put_back(self, id: int, now: datetime) -> None:
         self._write(outbox.put_back, id, now)
 
-    def record_sent(self, id: int, sent: Sent, now: datetime) -> None:
-        self._write(outbox.record_sent, id, sent, now)
+    def record_sent(self, taken: Sequence[tuple[int, Sent]], now: datetime) -> None:
+        self._write(outbox.record_sent, taken, now)
 
     def record_failed(self, id: int, words: str, again_at: datetime | None, now: datetime) -> None:
         self._write(outbox.record_failed, id, words, again_at, now)

@@ -64,11 +64,11 @@ class Box(Protocol):
     def letter(self, outgoing: Outgoing) -> Letter:
         """All that rendering a claimed row needs."""
 
-    def keep_rendered(self, id: int, rendered: bytes, message_id: str, envelope_sender: str) -> None:
-        """Keeps what every attempt will send."""
+    def keep_rendered(self, rendered: Sequence[Outgoing]) -> None:
+        """Keeps what every attempt will send, of all of them or of none."""
 
-    def record_sent(self, id: int, sent: Sent, now: datetime) -> None:
-        """The other side took it."""
+    def record_sent(self, taken: Sequence[tuple[int, Sent]], now: datetime) -> None:
+        """The other side took these."""
 
     def record_failed(self, id: int, words: str, again_at: datetime | None, now: datetime) -> None:
         """It did not go: again at that time, or never (None: dead)."""
@@ -166,12 +166,20 @@ def deliver(
 
 
 def _deliver_lane(way: Way, lane: Sequence[Outgoing]) -> int:
-    """One message after the other; how many were tried. Behind one that waits the others wait too: order counts."""
-    for tried, outgoing in enumerate(lane, start=1):
-        if not _deliver_one(way, outgoing):
-            _put_back(way, lane[tried:])
-            return tried
-    return len(lane)
+    """One message after the other; how many were tried. Behind one that waits the others wait too: order counts.
+
+    What is rendered is kept in one write, what was taken is recorded in one: a write costs more than a mail.
+    """
+    taken: list[tuple[int, Sent]] = []
+    tried = 0
+    for outgoing, trouble in _rendered(way, lane):
+        tried += 1
+        if not _deliver_one(way, outgoing, trouble, taken):
+            break
+    if taken:
+        _record(way, lambda: _settle(way, taken))
+    _put_back(way, lane[tried:])
+    return tried
 
 
 def _put_back(way: Way, lane: Sequence[Outgoing]) -> None:
@@ -179,12 +187,12 @@ def _put_back(way: Way, lane: Sequence[Outgoing]) -> None:
         _record(way, partial(way.box.put_back, outgoing.id, way.now()))
 
 
-def _deliver_one(way: Way, outgoing: Outgoing) -> bool:
-    """Sends one message and records what became of it; is it done with, sent or dead?"""
+def _deliver_one(way: Way, outgoing: Outgoing, trouble: Exception | None, taken: list[tuple[int, Sent]]) -> bool:
+    """Sends one message; is it done with, taken or dead? What was taken is recorded later, what was not at once."""
     sending = False
     try:
-        way.fail_point("delivery.claimed")
-        outgoing = _rendered(way, outgoing)
+        if trouble:
+            raise trouble
         way.fail_point("delivery.rendered")
         send = way.senders.get(outgoing.medium)
         if send is None:
@@ -193,16 +201,35 @@ def _deliver_one(way: Way, outgoing: Outgoing) -> bool:
         sent = send(outgoing)
     except Exception as error:  # noqa: BLE001 - one message must not stop the others; it is recorded
         return _record_error(way, outgoing, _judged(error, outgoing, sending))
-    _record(way, lambda: _settle(way, outgoing, sent))
+    way.fail_point("delivery.sent")
+    if way.journal is not None:
+        _note(lambda path: sent_journal.note_sent(path, outgoing.id, sent.words), way.journal)
+    way.fail_point("delivery.noted")
+    taken.append((outgoing.id, sent))
     return True
 
 
-def _rendered(way: Way, outgoing: Outgoing) -> Outgoing:
-    """The row with the bytes to send: those of the first attempt, or fresh ones, kept before anything is sent."""
-    if outgoing.rendered is not None:
-        return outgoing
+def _rendered(way: Way, lane: Sequence[Outgoing]) -> list[tuple[Outgoing, Exception | None]]:
+    """The rows with the bytes to send: those of the first attempt, or fresh ones, kept before anything is sent."""
+    found: list[tuple[Outgoing, Exception | None]] = []
+    for outgoing in lane:
+        try:
+            way.fail_point("delivery.claimed")
+            found.append((outgoing if outgoing.rendered is not None else _render(way, outgoing), None))
+        except Exception as error:  # noqa: BLE001 - one letter that cannot be written must not stop the others
+            found.append((outgoing, error))
+    fresh = [new for (new, error), old in zip(found, lane, strict=True) if error is None and old.rendered is None]
+    if not fresh:
+        return found
+    try:
+        way.box.keep_rendered(fresh)
+    except Exception as error:  # noqa: BLE001 - recorded with each of them
+        return [(old, error) for old in lane]
+    return found
+
+
+def _render(way: Way, outgoing: Outgoing) -> Outgoing:
     rendered = way.render(way.box.letter(outgoing))
-    way.box.keep_rendered(outgoing.id, rendered.content, rendered.message_id, rendered.envelope_sender)
     return replace(
         outgoing,
         rendered=rendered.content,
@@ -218,14 +245,11 @@ def _judged(error: Exception, outgoing: Outgoing, sending: bool) -> Exception:
     return error
 
 
-def _settle(way: Way, outgoing: Outgoing, sent: Sent) -> None:
-    way.fail_point("delivery.sent")
+def _settle(way: Way, taken: Sequence[tuple[int, Sent]]) -> None:
+    way.box.record_sent(taken, way.now())
     if way.journal is not None:
-        _note(lambda path: sent_journal.note_sent(path, outgoing.id, sent.words), way.journal)
-    way.fail_point("delivery.noted")
-    way.box.record_sent(outgoing.id, sent, way.now())
-    if way.journal is not None:
-        _note(lambda path: sent_journal.note_recorded(path, outgoing.id), way.journal)
+        for id, _ in taken:
+            _note(partial(sent_journal.note_recorded, id=id), way.journal)
 
 
 def _record_error(way: Way, outgoing: Outgoing, error: Exception) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from urllib.parse import quote
 
 from flask import Blueprint, abort, render_template, request
 from werkzeug.http import dump_options_header
@@ -74,14 +75,18 @@ def _content(sha256: str) -> bytes:
 
 def _download(content: bytes, kind: str, name: str, disposition: str) -> Response:
     answer = Response(content, content_type=kind)
-    plain = name.encode("ascii", "replace").decode().replace("?", "_")
-    answer.headers["Content-Disposition"] = dump_options_header(
-        disposition, {"filename": plain} if plain == name else {"filename": plain, "filename*": name}
-    )
+    answer.headers["Content-Disposition"] = dump_options_header(disposition, _named(name))
     answer.headers["Content-Security-Policy"] = SANDBOX
     answer.headers["Cross-Origin-Resource-Policy"] = "same-origin"
     answer.headers["Cache-Control"] = "private, max-age=3600"
     return answer
+
+
+def _named(name: str) -> dict[str, str | None]:
+    """A file's name for a header, by RFC 6266: controls and what turns the reading direction are gone."""
+    name = "".join(c for c in name if c.isprintable() and c not in "/\\") or "file"
+    plain = name.encode("ascii", "replace").decode().replace("?", "_")
+    return {"filename": plain} if plain == name else {"filename": plain, "filename*": f"UTF-8''{quote(name)}"}
 
 
 @pages.get("/tickets/<id:ticket>/html/<id:entry>")

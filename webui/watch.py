@@ -50,6 +50,7 @@ class Watch:
         self._streams: set[Stream] = set()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self.ready = threading.Event()  # from here on nothing is missed
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -91,12 +92,14 @@ class Watch:
             with self._lock:
                 if not self._streams:
                     self._thread = None
+                    self.ready.clear()
                     return
 
     def _look(self) -> None:
         """Looks until nobody listens."""
         version, seen = queries.version(), queries.latest()
         pause = threading.Event()
+        self.ready.set()
         while self._of():
             pause.wait(EVERY_SECONDS)
             current = queries.version()

@@ -7,7 +7,7 @@ with fewer than three attempts, so that messages to one person keep their order 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -105,17 +105,18 @@ def _outgoing(
     )
 
 
-def keep_rendered(id: int, rendered: bytes, message_id: str, envelope_sender: str, now: datetime) -> None:
+def keep_rendered(rendered: Sequence[Outgoing], now: datetime) -> None:
     """Keeps what was rendered: every later attempt sends these bytes. Inside `writing()`."""
-    update(
-        "outbox",
-        "id",
-        id,
-        rendered=rendered,
-        message_id=message_id,
-        envelope_sender=envelope_sender,
-        changed=micros(now),
-    )
+    for outgoing in rendered:
+        update(
+            "outbox",
+            "id",
+            outgoing.id,
+            rendered=outgoing.rendered,
+            message_id=outgoing.message_id,
+            envelope_sender=outgoing.envelope_sender,
+            changed=micros(now),
+        )
 
 
 def put_back(id: int, now: datetime) -> None:
@@ -128,9 +129,10 @@ def put_back(id: int, now: datetime) -> None:
     )
 
 
-def record_sent(id: int, sent: Sent, now: datetime) -> None:
-    """The other side took it. Inside `writing()`."""
-    _finish(id, OutboxState.SENT, sent.words, now, provider_id=sent.provider_id)
+def record_sent(taken: Sequence[tuple[int, Sent]], now: datetime) -> None:
+    """The other side took these. Inside `writing()`."""
+    for id, sent in taken:
+        _finish(id, OutboxState.SENT, sent.words, now, provider_id=sent.provider_id)
 
 
 def record_failed(id: int, words: str, again_at: datetime | None, now: datetime) -> None:
@@ -185,7 +187,7 @@ def free(now: datetime, settled: Mapping[int, str], owner: str = "") -> int:
     lines = rows("select id, medium from outbox where state = 'sending' and (owner = ? or ? = '')", owner, owner)
     for id, medium in lines:
         if id in settled:
-            record_sent(id, Sent(words=settled[id]), now)
+            record_sent([(id, Sent(words=settled[id]))], now)
         elif medium == Medium.SMS:
             _finish(id, OutboxState.UNCERTAIN, "the sender was stopped while sending", now)
         else:

@@ -413,9 +413,10 @@ def test_an_uncertain_row_blocks_for_ten_minutes_and_may_not_have_arrived(desk_d
 
 def test_every_attempt_sends_what_was_rendered_first(desk_db: DeskDb) -> None:
     lay(desk_db, Line())
-    claimed(desk_db)
     with store.writing():
-        outbox.keep_rendered(1, b"the mail", "id@desk.example", "support+b@desk.example", desk_db.now)
+        (first,) = outbox.claim("worker", desk_db.now, 5)[0]
+        rendered = replace(first, rendered=b"the mail", message_id="id@desk.example", envelope_sender="b@desk.example")
+        outbox.keep_rendered([rendered], desk_db.now)
         outbox.record_failed(1, "450 try later", desk_db.now + MINUTE, desk_db.now)
     assert claimed(desk_db) == []
     with store.writing():
@@ -447,7 +448,7 @@ def test_a_late_result_of_a_dead_worker_changes_nothing_that_was_sent(desk_db: D
     lay(desk_db, Line())
     claimed(desk_db)
     with store.writing():
-        outbox.record_sent(1, Sent("id-1", "250 ok"), desk_db.now)
+        outbox.record_sent([(1, Sent("id-1", "250 ok"))], desk_db.now)
         assert outbox.free(desk_db.now, {}) == 0
     assert desk_db.outbox("id = 1")[0]["state"] == OutboxState.SENT
 
@@ -503,7 +504,7 @@ def test_what_is_on_its_way_is_not_taken_back(then: str, desk_db: DeskDb) -> Non
     claimed(desk_db, at=later)
     if then == "sent":
         with store.writing():
-            outbox.record_sent(out, Sent("x", "250 ok"), later)
+            outbox.record_sent([(out, Sent("x", "250 ok"))], later)
     before = (desk_db.ticket(ticket), desk_db.count("entry"))
     words = "already sent 10:01" if then == "sent" else "Too late"
     with pytest.raises(Permanent, match=words):

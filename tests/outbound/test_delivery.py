@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -105,12 +105,13 @@ class MemoryBox:
         self.letters += 1
         return Letter(outgoing)
 
-    def keep_rendered(self, id: int, rendered: bytes, message_id: str, envelope_sender: str) -> None:
-        row = self.rows[id]
-        row.outgoing = replace(row.outgoing, rendered=rendered, message_id=message_id, envelope_sender=envelope_sender)
+    def keep_rendered(self, rendered: Sequence[Outgoing]) -> None:
+        for outgoing in rendered:
+            self.rows[outgoing.id].outgoing = outgoing
 
-    def record_sent(self, id: int, sent: Sent, now: datetime) -> None:
-        self._record(id, OutboxState.SENT, sent.words, NOW)
+    def record_sent(self, taken: Sequence[tuple[int, Sent]], now: datetime) -> None:
+        for id, sent in taken:
+            self._record(id, OutboxState.SENT, sent.words, NOW)
 
     def record_failed(self, id: int, words: str, again_at: datetime | None, now: datetime) -> None:
         self._record(id, OutboxState.READY if again_at else OutboxState.DEAD, words, again_at or now)

@@ -179,4 +179,16 @@ def served(pages: Pages) -> Iterator[str]:
         server.server_close()
 
 
-__all__ = ["ADA", "ANN", "PASSWORD", "Browser", "Clock", "Pages", "letter", "make_pages", "served", "set_password", "words_of"]
+__all__ = [
+    "ADA",
+    "ANN",
+    "PASSWORD",
+    "Browser",
+    "Clock",
+    "Pages",
+    "letter",
+    "make_pages",
+    "served",
+    "set_password",
+    "words_of",
+]

@@ -33,7 +33,9 @@ def test_an_empty_inbox_says_so_and_where_mail_goes(ada: Browser) -> None:
 
 
 def test_tickets_stand_by_what_is_due_next_under_late_today_this_week_later(pages: Pages, ada: Browser) -> None:
-    later, week, today, late = (pages.received(subject) for subject in ("in a month", "Friday", "this evening", "yesterday"))
+    later, week, today, late = (
+        pages.received(subject) for subject in ("in a month", "Friday", "this evening", "yesterday")
+    )
     due_in(pages, later, days=30)
     due_in(pages, week, days=2)
     due_in(pages, today, hours=6)
@@ -44,7 +46,8 @@ def test_tickets_stand_by_what_is_due_next_under_late_today_this_week_later(page
 
 
 @pytest.mark.parametrize(
-    ("minutes", "mark"), [(-29, "29 min late"), (-130, "2 h 10 late"), (-3 * 1440, "3 d late"), (30, "10:30"), (360, "16:00")]
+    ("minutes", "mark"),
+    [(-29, "29 min late"), (-130, "2 h 10 late"), (-3 * 1440, "3 d late"), (30, "10:30"), (360, "16:00")],
 )
 def test_a_due_moment_is_said_in_few_words(pages: Pages, ada: Browser, minutes: int, mark: str) -> None:
     due_in(pages, pages.received(), minutes=minutes)
@@ -98,7 +101,9 @@ def test_a_key_that_is_none_shows_the_first_page(pages: Pages, ada: Browser, aft
     assert str(ticket) in shown(ada.page(f"/?after={after}"))
 
 
-@pytest.mark.parametrize("query", ["view=nonsense", "view=id;DROP TABLE ticket", "to=abc", "channel=fax", "to=99999999999999999999"])
+@pytest.mark.parametrize(
+    "query", ["view=nonsense", "view=id;DROP TABLE ticket", "to=abc", "channel=fax", "to=99999999999999999999"]
+)
 def test_a_filter_that_is_none_is_left_out(pages: Pages, ada: Browser, query: str) -> None:
     ticket = pages.received()
     assert str(ticket) in shown(ada.page(f"/?{query}"))
@@ -147,7 +152,9 @@ def test_a_subject_is_text_whatever_it_says(pages: Pages, ada: Browser) -> None:
     page = ada.page("/")
     assert "<script>alert" not in page
     assert "<img" not in page
-    assert "<script>alert(1)</script> {{ 7*7 }}" in words_of(page.replace("&lt;", "‹").replace("&gt;", "›")).replace("‹", "<").replace("›", ">")
+    assert "<script>alert(1)</script> {{ 7*7 }}" in words_of(page.replace("&lt;", "‹").replace("&gt;", "›")).replace(
+        "‹", "<"
+    ).replace("›", ">")
 
 
 def test_the_page_looks_again_by_itself_without_javascript(ada: Browser) -> None:

@@ -80,7 +80,9 @@ def test_a_megabyte_as_password_is_refused_without_hashing(pages: Pages, strange
     assert answer.status_code in (401, 413)
 
 
-def test_ten_wrong_tries_lock_the_account_for_an_hour_also_for_the_right_password(pages: Pages, stranger: Browser) -> None:
+def test_ten_wrong_tries_lock_the_account_for_an_hour_also_for_the_right_password(
+    pages: Pages, stranger: Browser
+) -> None:
     set_password(pages)
     for _ in range(10):
         stranger.post("/login", email=ADA.address, password="wrong")
@@ -92,11 +94,15 @@ def test_ten_wrong_tries_lock_the_account_for_an_hour_also_for_the_right_passwor
 
 
 def test_an_unknown_account_is_locked_just_like_a_known_one(stranger: Browser) -> None:
-    answers = [stranger.post("/login", email="nobody@desk.example", password="x").get_data(as_text=True) for _ in range(11)]
+    answers = [
+        stranger.post("/login", email="nobody@desk.example", password="x").get_data(as_text=True) for _ in range(11)
+    ]
     assert "Too many tries." in answers[-1]
 
 
-def test_a_network_that_tries_many_accounts_is_locked_whatever_x_forwarded_for_says(pages: Pages, stranger: Browser) -> None:
+def test_a_network_that_tries_many_accounts_is_locked_whatever_x_forwarded_for_says(
+    pages: Pages, stranger: Browser
+) -> None:
     set_password(pages)
     for n in range(100):
         stranger.post("/login", email=f"a{n}@desk.example", password="x", headers={"X-Forwarded-For": f"10.0.0.{n}"})

@@ -118,7 +118,11 @@ def test_a_ruling_makes_the_message_new_again(
 
 @pytest.mark.parametrize(
     ("do", "ticket", "words"),
-    [("ticket", "", "There is no ticket #:"), ("ticket", "4711", "There is no ticket #4711:"), ("drop", "", "no such ruling")],
+    [
+        ("ticket", "", "There is no ticket #:"),
+        ("ticket", "4711", "There is no ticket #4711:"),
+        ("drop", "", "no such ruling"),
+    ],
 )
 def test_a_ruling_that_makes_no_sense_is_refused_in_words(
     pages: Pages, ada: Browser, do: str, ticket: str, words: str
