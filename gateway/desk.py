@@ -277,7 +277,10 @@ def replay(config: Config, keys: Keys, inbound: int, understand: Understand, now
     before = intake.outcome(inbound)
     understood = understand(waiting, schedule.staff_addresses())
     decision = _decide(config, keys, waiting, understood, now)
-    after = {"state": str(decision.state), "reason": decision.reason, "ticket": decision.ticket}
+    # It would open a ticket for the reason for which it did: that is the one it has.
+    again = decision.new_ticket is not None and decision.reason == before["reason"]
+    ticket = before["ticket"] if again else decision.ticket
+    after = {"state": str(decision.state), "reason": decision.reason, "ticket": ticket}
     return {"id": inbound, "before": before, "after": after, "trace": [asdict(step) for step in decision.trace]}
 
 

@@ -166,14 +166,19 @@ def main() -> None:
         sys.exit(EX_CONFIG)
     store.connect(config)
     _lock_or_wait(config.folder / "worker.lock")
-    stop, reload = threading.Event(), threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    signal.signal(signal.SIGINT, lambda *_: stop.set())
-    signal.signal(signal.SIGHUP, lambda *_: reload.set())
+    stop, reload, wake = threading.Event(), threading.Event(), threading.Event()
+
+    def told(number: int, frame: object) -> None:
+        (reload if number == signal.SIGHUP else stop).set()
+        wake.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, told)
     while not stop.is_set():
-        reload.clear()
-        _serve(config, stop, reload)
-        if reload.is_set() and not stop.is_set():
+        _serve(config, stop, reload, wake)
+        if not stop.is_set():
+            wake.clear()
+            reload.clear()  # before the file is read: a later signal means a later file
             config = _reloaded(config)
 
 
@@ -191,8 +196,9 @@ def _lock_or_wait(path: Path) -> None:
     fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
-def _serve(config: Config, stop: threading.Event, reload: threading.Event) -> None:
-    """One configuration's life: recover, answer the bell, sweep."""
+def _serve(config: Config, stop: threading.Event, reload: threading.Event, wake: threading.Event) -> None:
+    """One configuration's life: recover, answer the bell, sweep. `wake` is set with either of the others: the intake
+    takes mail for a new inbox at once, so nobody may decide by the old config until the next sweep."""
 
     owner = f"{socket.gethostname()}:{os.getpid()}"
     sent_journal = config.folder / "sent.journal"
@@ -222,7 +228,7 @@ def _serve(config: Config, stop: threading.Event, reload: threading.Event) -> No
         while not (stop.is_set() or reload.is_set()):
             for name in bell.TASKS:
                 doorbell.ring(name)
-            stop.wait(SWEEP_SECONDS) if not reload.is_set() else None
+            wake.wait(SWEEP_SECONDS)
     finally:
         working.stopped.set()
         consumer.stop(graceful=True)

@@ -1,8 +1,7 @@
 """Nobody waits for a busy worker: clicks and SMTP while it works flat out on a backlog.
 
-    python -m tests.bench.fairness click FOLDER SECONDS     a clicker's process
-
-A click is what the page does (`desk.perform`: one write transaction), in a process of its own, four people at once.
+A click is what the page does (`desk.perform`: one write transaction), in a process of its own (this module, started as
+a program), four people at once.
 """
 
 from __future__ import annotations
@@ -13,13 +12,13 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tests.bench import client, setting
 from tests.bench.figures import Figure
 from tests.bench.machine import quantile
-from tests.bench.mails import generated, plain
+from tests.bench.mails import Mail, generated, plain
 from tests.walks.service import Service
 
 CLICKERS = 4
@@ -27,45 +26,47 @@ PAUSE = 0.05
 LIMIT_MS = 100.0
 
 
-def measure(backlog: int = 3000) -> list[Figure]:
+def measure(backlog: int = 4000) -> list[Figure]:
     """Accepts a backlog without a worker, then starts everything and clicks and sends until the backlog is gone."""
     with setting.folder() as folder, setting.ringback(start=False) as service:
-        fill(service, folder, backlog)
-        service.start()
-        found = under_load(service, folder)
-    clicks, load, seconds, done = found["clicks"], found["load"], found["seconds"], found["done"]
+        found = beside_a_backlog(service, folder, generated(backlog))
+    clicks, load = found.clicks, found.load
     return [
         Figure("a click beside a busy worker, p95", quantile(clicks, 0.95), "ms", LIMIT_MS, at_most=True),
         Figure("a 250 beside a busy worker, p95", load.p95_ms, "ms", LIMIT_MS, at_most=True),
         Figure("clicks, median", quantile(clicks, 0.5), "ms", note=f"{len(clicks)}, slowest {max(clicks):.0f}"),
         Figure("250s, median", load.p50_ms, "ms", note=f"{load.accepted}, slowest {load.slowest_ms:.0f}"),
-        Figure("the worker meanwhile", done / seconds, "mails/s"),
+        Figure("the worker meanwhile", backlog / found.seconds, "mails/s"),
     ]
 
 
-def fill(service: Service, folder: Path, backlog: int) -> None:
-    """Accepts mails with `--only smtp`, after a first one has become a ticket to click on."""
-    service.start()
-    service.send(plain(1, seed=9)[0].raw)
-    service.wait_for(lambda: service.rows("select number from ticket"), "the first ticket")
-    service.stop()
-    service.start(*setting.only(("smtp",)))
-    load = client.run(service.smtp_port, 20, client.write_file(folder / "backlog", generated(backlog)))
-    assert load.accepted == backlog, load.refused
-    service.stop()
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What was seen while the worker was busy: how long clicks took (ms), how the senders fared, for how long."""
+
+    clicks: list[float]
+    load: client.Load
+    seconds: float
 
 
-def under_load(service: Service, folder: Path) -> dict[str, Any]:
-    """Clicks and sends while the worker is at its backlog; stops when that is gone."""
+def beside_a_backlog(service: Service, folder: Path, backlog: list[Mail]) -> Beside:
+    """Clicks and sends from the backlog's first mail that is done until its last. The service is not yet started."""
+    last = _fill(service, folder, backlog)
     path = client.write_file(folder / "beside", plain(20_000, seed=8))
-    waiting = setting.backlog(service)
-    started = time.perf_counter()
     clicker = subprocess.Popen(
-        [sys.executable, "-m", "tests.bench.fairness", "click", str(service.folder)],
+        [sys.executable, "-m", "tests.bench.fairness"],
         env=service.environment, cwd=Path(__file__).parents[2], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip
+    assert clicker.stdin is not None
+    assert clicker.stdout is not None
+    assert clicker.stdout.readline() == b"ready\n"
+    service.start(ready=False)
+    service.wait_for(lambda: _waiting(service, last) < len(backlog), "the first of the backlog to be done", seconds=30)
+    started = time.perf_counter()
+    clicker.stdin.write(b"go\n")
+    clicker.stdin.flush()
     with _sending(service, path) as sender:
-        service.wait_for(lambda: _old_ones(service, waiting) == 0, "the backlog to be worked off", seconds=300)
+        service.wait_for(lambda: not _waiting(service, last), "the backlog to be worked off", seconds=300)
         seconds = time.perf_counter() - started
         clicked, _ = clicker.communicate(b"stop\n", timeout=30)
     assert sender.load is not None
@@ -74,13 +75,24 @@ def under_load(service: Service, folder: Path) -> dict[str, Any]:
     assert clicks, "nobody clicked"
     notes = service.rows("select count(*) from entry where kind = 'note'")[0][0]
     assert notes == len(clicks), f"{len(clicks)} clicks made {notes} notes"
-    return {"clicks": clicks, "load": sender.load, "seconds": seconds, "done": waiting}
+    return Beside(clicks, sender.load, seconds)
 
 
-def _old_ones(service: Service, waiting: int) -> int:
-    last = service.rows("select id from inbound order by id limit 1 offset ?", waiting)
-    until = last[0][0] if last else 1 << 60
-    return int(service.rows("select count(*) from inbound where state = 'new' and id <= ?", until)[0][0])
+def _fill(service: Service, folder: Path, backlog: list[Mail]) -> int:
+    """Accepts the mails with `--only smtp`, after a first one has become a ticket to click on; returns the last id."""
+    service.start()
+    service.send(plain(1, seed=9)[0].raw)
+    service.wait_for(lambda: service.rows("select number from ticket"), "the first ticket")
+    service.stop()
+    service.start(*setting.only(("smtp",)))
+    load = client.run(service.smtp_port, 20, client.write_file(folder / "backlog", backlog))
+    assert load.accepted == len(backlog), load.refused
+    service.stop()
+    return int(service.rows("select max(id) from inbound")[0][0])
+
+
+def _waiting(service: Service, last: int) -> int:
+    return int(service.rows("select count(*) from inbound where state = 'new' and id <= ?", last)[0][0])
 
 
 class _sending:  # noqa: N801 - a context manager
@@ -124,6 +136,8 @@ def _click() -> None:
                 took.append((time.perf_counter() - started) * 1000)
                 stop.wait(PAUSE)
 
+    print("ready", flush=True)
+    sys.stdin.readline()
     threads = [threading.Thread(target=clicks) for _ in range(CLICKERS)]
     for thread in threads:
         thread.start()

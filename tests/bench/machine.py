@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,6 +68,30 @@ def command_line(pid: int) -> str:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
     return ""
+
+
+class Strangers:
+    """How busy the machine was with what is not ours, since this was made: figures are worth less then."""
+
+    def __init__(self) -> None:
+        self._busy, self._ours, self._since = _busy_seconds(), _own_seconds(), time.monotonic()
+
+    @property
+    def share(self) -> float:
+        """The share of all CPUs that others used; what of ours still runs counts as theirs."""
+        others = _busy_seconds() - self._busy - (_own_seconds() - self._ours)
+        return max(0.0, others / ((time.monotonic() - self._since) * (os.cpu_count() or 1)))
+
+
+def _busy_seconds() -> float:
+    fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    return (sum(fields) - fields[3] - fields[4]) / TICK  # all but idle and iowait
+
+
+def _own_seconds() -> float:
+    """CPU time of this process and of all its children that have ended."""
+    mine, theirs = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return mine.ru_utime + mine.ru_stime + theirs.ru_utime + theirs.ru_stime
 
 
 def synced_append_ms(folder: Path, times: int = 200) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import resource
 import signal
 import smtplib
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,7 +40,7 @@ from tests.drill.place import (
     send_until_accepted,
 )
 from tests.drill.sink import Sink, sink
-from tests.walks.service import Service
+from tests.walks.service import Browser, Service
 
 ROOT = Path(__file__).parents[2]
 EVERYTHING: tuple[str, ...] = ()
@@ -115,8 +117,8 @@ def after_sending(folder: Path) -> str:
     return killed_at(folder, "delivery.sent", "delivery.noted")
 
 
-def random_kills(folder: Path, cuts: int = 200) -> str:
-    """6: at random moments."""
+def random_kills(folder: Path, cuts: int = 40) -> str:
+    """6: at random moments; `python -m tests.drill kills` makes more of them."""
     result = kill_drill(folder, cuts)
     assert result.problems == [], result.problems
     return f"{result.cuts.total()} cuts, {result.accepted} mails, {result.repeats} repeats"
@@ -141,7 +143,7 @@ def _full_disk(service: Service) -> Iterator[None]:
 
 
 def disk_full(folder: Path, mails: int = 5) -> str:
-    """7: 4xx and no 250 while nothing can be written; recovers by itself; nothing accepted is lost."""
+    """7: 4xx, pages say 503, health is red while nothing can be written; recovers by itself; nothing is lost."""
     with running(folder, parts=EVERYTHING) as service:
         service.send(letter("before"))
         service.wait_for(lambda: setting.backlog(service) == 0, "the first mail")
@@ -151,6 +153,10 @@ def disk_full(folder: Path, mails: int = 5) -> str:
             for number in range(mails):
                 codes[_code_of(service, letter(f"full-{number}"))] += 1
             assert "1001" in page.get("/"), "reads must go on"
+            clicked = _click(page)
+            health = _status(service, "/readyz")
+        assert clicked == 503, f"with a full disk a note is answered {clicked}"
+        assert health == 503, f"with a full disk /readyz answers {health}"
         assert all(400 <= code < 500 for code in codes), f"with a full disk SMTP answered {dict(codes)}"
         for number in range(mails):
             send_until_accepted(service, letter(f"full-{number}"), seconds=20)
@@ -158,10 +164,31 @@ def disk_full(folder: Path, mails: int = 5) -> str:
             lambda: service.rows("select count(*) from ticket") == [(mails + 1,)], "all tickets", seconds=30
         )
         drained(service)
+        assert _click(page) == 200
+        assert _status(service, "/readyz") == 200
         assert service.rows("pragma integrity_check") == [("ok",)]
         problems = audit(service)
         assert problems == []
     return f"answered {dict(codes)} while full; recovered without a restart"
+
+
+def _click(page: Browser) -> int:
+    """A note on the first ticket: the HTTP status of what came of it."""
+    form = page.get("/tickets/1001")
+    try:
+        page.post_form(form, "/tickets/1001/note", text="Called back.")
+    except AssertionError as error:
+        found = re.search(r"answered (\d{3})", str(error))
+        return int(found.group(1)) if found else 0
+    return 200
+
+
+def _status(service: Service, path: str) -> int:
+    try:
+        service.browser().get(path)
+    except urllib.error.HTTPError as error:
+        return error.code
+    return 200
 
 
 def disk_low(folder: Path) -> str:

@@ -185,7 +185,7 @@ def _cut(service: Service, cuts: int, rng: random.Random, result: Result) -> lis
             service.start(*only(RECEIVING))
         else:
             if victim == "parser":  # a mail that meets two deaths is given up as unreadable, and that is right
-                service.wait_for(lambda n=last: not _waiting(service, n), "what waited before", seconds=20)  # type: ignore[misc]
+                service.wait_for(lambda n=last: _works(service, n), "a mail after the last kill", seconds=20)  # type: ignore[misc]
             pid = service.wait_for(lambda whom=victim: service.children(whom), f"a living {victim}")[0]  # type: ignore[misc]
             last = service.rows("select max(id) from inbound")[0][0]
             lives[victim] += victim != "parser"
@@ -198,8 +198,8 @@ def _cut(service: Service, cuts: int, rng: random.Random, result: Result) -> lis
     return kills
 
 
-def _waiting(service: Service, last: int) -> bool:
-    return bool(service.rows("select 1 from inbound where state = 'new' and id <= ?", last))
+def _works(service: Service, last: int) -> bool:
+    return bool(service.rows("select 1 from inbound where state <> 'new' and id > ?", last))
 
 
 def _settle(service: Service) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -511,7 +512,5 @@ def test_reading_a_page_does_not_fail_when_the_mark_cannot_be_set(
     def busy(action: object, actor: object) -> None:
         raise Temporary("locked")
 
-    monkeypatch.setitem(pages.app.extensions, "ringback", type(application)(
-        application.config, busy, application.keep, application.now, application.watch  # type: ignore[arg-type]
-    ))  # fmt: skip
+    monkeypatch.setitem(pages.app.extensions, "ringback", replace(application, perform=busy))
     assert ada.get(f"/tickets/{ticket}").status_code == 200
