@@ -121,7 +121,7 @@ class Desk:
 def process(desk: Desk) -> int:
     """Understands, decides and writes everything that waits; returns how many messages were handled."""
     ahead: deque[tuple[intake.Waiting, Future[Understood]]] = deque()
-    after, handled, more = 0, 0, True
+    after, handled, more, careful = 0, 0, True, 0
     staff = schedule.staff_addresses()
     while not desk.stopped.is_set():
         if more and len(ahead) < AHEAD // 2:
@@ -132,24 +132,47 @@ def process(desk: Desk) -> int:
         if not ahead:
             break
         ahead[0][1].exception()  # waits for the oldest; its error is dealt with inside
-        handled += _write_group(desk, ahead)
+        try:
+            handled += _write_group(desk, ahead, 1 if careful else BATCH)
+            careful = max(0, careful - 1)
+        except Temporary as error:
+            if not careful:
+                careful = BATCH  # one by one now: the database may refuse only one of them
+            elif store.is_writable():
+                _give_up(desk, ahead.popleft()[0], error)
+            else:
+                raise
+            continue
         desk.after_commit()
     return handled
 
 
-def _write_group(desk: Desk, ahead: deque[tuple[intake.Waiting, Future[Understood]]]) -> int:
-    """Writes what is understood already, in order, in one transaction of at most BATCH messages or BATCH_SECONDS."""
+def _write_group(desk: Desk, ahead: deque[tuple[intake.Waiting, Future[Understood]]], limit: int) -> int:
+    """Writes what is understood already, in order, in one transaction of at most `limit` messages or BATCH_SECONDS.
+
+    When it cannot be written nothing of it is, and all of it stands in `ahead` again. Raises Temporary.
+    """
     fail_point("process.before")
-    written = 0
-    with store.writing():
-        end = time.monotonic() + BATCH_SECONDS
-        while ahead and written < BATCH and ahead[0][1].done() and (not written or time.monotonic() < end):
-            waiting, future = ahead.popleft()
-            _write_one(desk, waiting, future)
-            written += 1
-        fail_point("process.written")
+    taken: list[tuple[intake.Waiting, Future[Understood]]] = []
+    try:
+        with store.writing():
+            end = time.monotonic() + BATCH_SECONDS
+            while ahead and len(taken) < limit and ahead[0][1].done() and (not taken or time.monotonic() < end):
+                taken.append(ahead.popleft())
+                _write_one(desk, *taken[-1])
+            fail_point("process.written")
+    except BaseException:
+        ahead.extendleft(reversed(taken))
+        raise
     fail_point("process.committed")
-    return written
+    return len(taken)
+
+
+def _give_up(desk: Desk, waiting: intake.Waiting, error: Exception) -> None:
+    """Parks the one message that cannot be written although others can."""
+    log.error("message %s cannot be written: %s", waiting.id, error)
+    with store.writing():
+        intake.fail(waiting.id, "our-error", str(error), desk.now())
 
 
 def _write_one(desk: Desk, waiting: intake.Waiting, future: Future[Understood]) -> None:
@@ -166,8 +189,8 @@ def _write_one(desk: Desk, waiting: intake.Waiting, future: Future[Understood]) 
             fail_point("process.decided")
             writer.apply(decision, now, waiting.id, understood.message)
             fail_point("process.applied")
-    except OperationalError:
-        raise  # the database refuses: nothing of this group is written, all of it is tried again
+    except (OperationalError, Temporary):
+        raise  # nothing of this group is written, all of it is tried again
     except Exception:
         log.exception("message %s failed", waiting.id)
         intake.fail(waiting.id, "our-error", traceback.format_exc(), now)
@@ -188,6 +211,8 @@ def _decide(config: Config, keys: Keys, waiting: intake.Waiting, understood: Und
     )
     if understood.trouble:
         steps = (Step("unreadable", understood.trouble, hit=True), *steps)
+        if waiting.ruling and waiting.ruling.ticket:  # tried again, in vain: its ticket has all there is
+            return Decision(InboundState.FAILED, "unreadable", steps, ticket=waiting.ruling.ticket)
         return replace(decision, state=InboundState.FAILED, reason="unreadable", trace=steps)
     return replace(decision, trace=steps)
 
@@ -293,8 +318,9 @@ def tick(config: Config, now: datetime) -> None:
         schedule.beat("tick", now)
         outbox.settle_uncertain(now)
     if schedule.due("nightly", now):
+        seal = audit.fresh_seal()
         with store.writing():
-            audit.write_seal(now)
+            audit.write_seal(seal, now)
             accounts.clean(now)
             schedule.done("nightly", now, _next_night(now))
 

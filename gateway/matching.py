@@ -22,6 +22,7 @@ from gateway.values import (
     Facts,
     InboundMessage,
     Purpose,
+    Reference,
     Status,
     TicketFacts,
     Token,
@@ -32,7 +33,16 @@ MAX_NUMBERS = 20
 OLD = timedelta(days=14)
 
 # What names a ticket, strongest first. A signed source holds a secret that only people on the ticket were sent.
-SOURCES = ("reply-token", "message-id", "quoted-token", "references", "pseudo-reference", "ancestor", "subject-tag")
+SOURCES = (
+    "reply-token",
+    "message-id",
+    "quoted-token",
+    "references",
+    "message-id-reused",
+    "pseudo-reference",
+    "ancestor",
+    "subject-tag",
+)
 SIGNED = frozenset({"reply-token", "message-id", "quoted-token"})
 
 
@@ -234,19 +244,21 @@ def likeness(message: InboundMessage) -> str:
 # -- which ticket ------------------------------------------------------------------------------------------------
 
 
-def choose(message: InboundMessage, clues: Clues, facts: Facts, config: Config, keys: Keys) -> Match:
-    """The ticket, or none, with the reason; what other sources said is noted."""
-    candidates = list(_candidates(message.message_id, clues, facts, keys))
+def choose(message: InboundMessage, clues: Clues, facts: Facts, proved: bool, config: Config, keys: Keys) -> Match:
+    """The ticket, or none, with the reason; what other sources said is noted. `proved`: the sender is who From says."""
+    candidates = _candidates(message.message_id, clues, facts, keys)
     looked = tuple((c.source, f"#{c.ticket.number}") for c in candidates)
     linked: int | None = None
     for candidate in candidates:
-        relation = relation_to(candidate.ticket, message, facts, candidate.token)
+        relation = relation_to(candidate.ticket, message, facts, candidate.token, proved)
         welcome = _welcome(candidate.source, relation)
         if welcome is Welcome.LINK:
             linked = linked or candidate.ticket.number
             continue
         ticket = _final(candidate.ticket, facts)
-        if why := _starts_anew(candidate, ticket, message, clues.inbox, facts, config):
+        if relation is not Relation.OURS and (
+            why := _starts_anew(candidate, ticket, message, clues.inbox, facts, config)
+        ):
             return Match(why, linked=ticket.number, relation=relation, looked=looked)
         return Match(
             candidate.source,
@@ -261,22 +273,20 @@ def choose(message: InboundMessage, clues: Clues, facts: Facts, config: Config, 
     return Match(reason, linked=linked, looked=looked)
 
 
-def _candidates(own_id: str, clues: Clues, facts: Facts, keys: Keys) -> Iterator[Candidate]:
+def _candidates(own_id: str, clues: Clues, facts: Facts, keys: Keys) -> list[Candidate]:
     """In the order of SOURCES; what names no ticket that exists is left out."""
-    for source in SOURCES:
-        for name, token in clues.tokens:
-            if name == source and _believed(token, facts, keys) and (ticket := facts.tickets.get(token.number)):
-                yield Candidate(source, ticket, token)
-        for reference in facts.references:
-            if reference.value == own_id and not reference.ancestor:
-                continue  # another mail had this id: that is no answer to it
-            name = "ancestor" if reference.ancestor else "references"
-            if name == source and (ticket := facts.tickets.get(reference.ticket)):
-                yield Candidate(source, ticket)
-        if source == "subject-tag":
-            for number in clues.numbers:
-                if ticket := facts.tickets.get(number):
-                    yield Candidate(source, ticket)
+    named = [
+        *((source, t.number, t) for source, t in clues.tokens if _believed(t, facts, keys)),
+        *((_source_of(r), r.ticket, None) for r in facts.references if r.ancestor or r.value != own_id),
+        *(("message-id-reused", twin.ticket or 0, None) for twin in facts.twins),
+        *(("subject-tag", number, None) for number in clues.numbers),
+    ]
+    named.sort(key=lambda said: SOURCES.index(said[0]))  # stable: nearest first within a source
+    return [Candidate(source, facts.tickets[n], token) for source, n, token in named if n in facts.tickets]
+
+
+def _source_of(reference: Reference) -> str:
+    return "ancestor" if reference.ancestor else "references"
 
 
 def _believed(token: Token, facts: Facts, keys: Keys) -> bool:
@@ -286,13 +296,15 @@ def _believed(token: Token, facts: Facts, keys: Keys) -> bool:
     return account is not None and account.active and addresses.genuine(keys, token, account.generation)
 
 
-def relation_to(ticket: TicketFacts, message: InboundMessage, facts: Facts, token: Token | None) -> Relation:
-    """Who the sender of a message is to a ticket. A doubtful From is a stranger's."""
+def relation_to(
+    ticket: TicketFacts, message: InboundMessage, facts: Facts, token: Token | None, proved: bool
+) -> Relation:
+    """Who the sender of a message is to a ticket. A doubtful From, and one of ours without a proof, is a stranger's."""
     sender = message.sender.address
     if not sender or message.sender_is_doubtful:
         return Relation.STRANGER
-    if facts.sender.account and facts.sender.account.active:
-        return Relation.OURS
+    if facts.sender.account and facts.sender.account.active and sender != ticket.requester_address:
+        return Relation.OURS if proved else Relation.STRANGER
     if sender in ticket.participants or (facts.sender.contact is not None and facts.sender.contact == ticket.requester):
         return Relation.PARTICIPANT
     if token and token.purpose is Purpose.CUSTOMER_REPLY and facts.token_addresses.get(token.who) == sender:

@@ -197,7 +197,6 @@ class Ticket(Table):
     fields = TextField(default="{}")
     chain = TextField(default="")
     merged_into = IntegerField(null=True)
-    automation_off = BooleanField(default=False)
     unread = BooleanField(default=True)
     opened_at = UtcField()
     updated_at = UtcField()
@@ -218,6 +217,10 @@ Ticket.add_index(Ticket.next_at, Ticket.number, where=SQL("status <> 'closed'"),
 Ticket.add_index(
     Ticket.assignee, Ticket.next_at, Ticket.number, where=SQL("status <> 'closed'"), name="ticket_open_assignee"
 )
+Ticket.add_index(
+    Ticket.status, Ticket.next_at, Ticket.number, where=SQL("status <> 'closed'"), name="ticket_open_status"
+)
+Ticket.add_index(Ticket.inbox, Ticket.next_at, Ticket.number, where=SQL("status <> 'closed'"), name="ticket_open_inbox")
 Ticket.add_index(Ticket.updated_at, Ticket.number, where=SQL("status = 'closed'"), name="ticket_closed")
 Ticket.add_index(Ticket.alert_at, where=SQL("alert_at is not null"), name="ticket_alert")
 
@@ -355,6 +358,7 @@ class Outbox(Table):
     owner = TextField(default="")
     lease_until = UtcField(null=True)
     rendered = BlobField(null=True)
+    blob = TextField(default="")
     message_id = TextField(default="")
     envelope_sender = TextField(default="")
     provider_id = TextField(default="")
@@ -367,7 +371,7 @@ Outbox.add_index(
     Outbox.medium,
     Outbox.recipient,
     Outbox.id,
-    where=SQL("state in ('ready', 'sending', 'uncertain')"),
+    where=SQL("(state in ('sending', 'uncertain') or (state = 'ready' and attempts < 3))"),
     name="outbox_lane",
 )
 Outbox.add_index(Outbox.not_before, Outbox.id, where=SQL("state in ('held', 'ready')"), name="outbox_due")

@@ -10,6 +10,7 @@ from typing import Any
 from playhouse.db_url import connect
 
 TURN = 0x52494E47  # "RING": the advisory lock every writer takes
+WORKER = TURN + 1  # the one the only worker holds
 
 TRIGGERS = (
     (
@@ -49,7 +50,7 @@ def turn(database: Any, folder: Path) -> Iterator[None]:
 
 def index_words(database: Any, entry: int, subject: str, text: str) -> None:
     """Makes an entry findable. A tsvector holds at most 1 MB: the words are cut before that."""
-    words = f"{subject}\n{text}"[:400_000]
+    words = f"{subject}\n{text}".encode("utf-8", "replace")[:250_000].decode("utf-8", "ignore")
     database.execute_sql(
         "insert into body_search (entry, words) values (%s, to_tsvector('simple', %s)) on conflict do nothing",
         (entry, words),
@@ -68,6 +69,21 @@ def find_entries(database: Any, words: str, limit: int) -> list[tuple[int, int]]
 def backup(database: Any, target: Path) -> None:
     """PostgreSQL is backed up with its own tools: this writes down how."""
     target.with_suffix(".txt").write_text("Run pg_dump before you migrate; Ringback does not do it for you.\n")
+
+
+@contextmanager
+def snapshot(database: Any) -> Iterator[None]:
+    """Everything read inside is of one moment; nobody is kept from writing."""
+    with database.atomic(isolation_level="REPEATABLE READ"):
+        yield
+
+
+def only_worker(database: Any, folder: Path) -> Any:
+    """Waits until no other worker works on this database; the lock lasts as long as the connection that is returned."""
+    connection = database._connect()
+    connection.autocommit = True
+    connection.execute("select pg_advisory_lock(%s)", (WORKER,))
+    return connection
 
 
 def version_of_data(database: Any) -> int:

@@ -73,16 +73,22 @@ def turn(database: Any, folder: Path) -> Iterator[None]:
         fcntl.flock(lock, fcntl.LOCK_UN)
 
 
-def _files(folder: Path) -> tuple[int, int]:
-    """One descriptor a thread: flock excludes open files, not threads."""
-    known: dict[str, tuple[int, int]] = _descriptors.__dict__.setdefault("files", {})
-    if str(folder) not in known:
+class _Files:
+    """The gate and the lock of one thread: flock excludes open files, not threads. Closed when the thread ends."""
+
+    def __init__(self, folder: Path) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        known[str(folder)] = (
-            os.open(folder / "write.gate", flags, 0o600),
-            os.open(folder / "write.lock", flags, 0o600),
-        )
-    return known[str(folder)]
+        self.gate, self.lock = (os.open(folder / name, flags, 0o600) for name in ("write.gate", "write.lock"))
+
+    def __del__(self) -> None:
+        for descriptor in (self.gate, self.lock):
+            os.close(descriptor)
+
+
+def _files(folder: Path) -> tuple[int, int]:
+    known: dict[str, _Files] = _descriptors.__dict__.setdefault("files", {})
+    files = known.get(str(folder)) or known.setdefault(str(folder), _Files(folder))
+    return files.gate, files.lock
 
 
 def index_words(database: Any, entry: int, subject: str, text: str) -> None:
@@ -105,6 +111,21 @@ def find_entries(database: Any, words: str, limit: int) -> list[tuple[int, int]]
 def backup(database: Any, target: Path) -> None:
     """A consistent copy while others write."""
     database.execute_sql("vacuum into ?", (str(target),))
+
+
+@contextmanager
+def snapshot(database: Any) -> Iterator[None]:
+    """Everything read inside is of one moment; nobody is kept from writing."""
+    with database.atomic("DEFERRED"):
+        database.execute_sql("select 1 from sqlite_master").fetchone()  # it begins with its first read
+        yield
+
+
+def only_worker(database: Any, folder: Path) -> Any:
+    """Waits until no other worker works on this database; the lock lasts as long as what is returned."""
+    descriptor = os.open(folder / "worker.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return os.fdopen(descriptor, "r+b")
 
 
 def version_of_data(database: Any) -> int:

@@ -150,13 +150,22 @@ class Proof(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """Who handed a message over, and for whom. `path` is smtp, lmtp, imap, ingest or web; `sender` is "" for <>."""
+    """Who handed a message over, and for whom. `path` is smtp, lmtp, imap, ingest or web.
+
+    `sender` is "" for <> by SMTP and LMTP, and for "not known" elsewhere, unless `null` says that it was <>.
+    """
 
     sender: str = ""
     recipients: tuple[str, ...] = ()
     path: str = "smtp"
     peer: str = ""
     authenticated: bool = False
+    null: bool = False
+
+    @property
+    def is_null(self) -> bool:
+        """Was it sent with the null return path, which nobody may answer (RFC 5321 4.5.5)?"""
+        return self.null or (not self.sender and self.path in ("smtp", "lmtp"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +297,7 @@ class Account:
     roles: frozenset[Role]
     generation: int
     active: bool = True
+    bounced: bool = False  # mail to the address came back
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +329,6 @@ class TicketFacts:
     team: str
     closed_at: datetime | None
     merged_into: int | None
-    automation_off: bool
     participants: frozenset[str]  # every address on the ticket: the requester's, Cc, guests
     last_entry: int
     chain: str
@@ -479,7 +488,6 @@ class Decision:
     address_changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # address -> columns
     outbox_changes: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)  # outbox id -> columns
     blocks: tuple[tuple[str, bool], ...] = ()  # (address or domain, refused?)
-    cancel: tuple[int, ...] = ()  # outbox ids to cancel while still held
 
 
 @dataclass(frozen=True, slots=True)
@@ -610,6 +618,7 @@ class Outgoing:
     message_id: str
     envelope_sender: str
     data: Mapping[str, Any]
+    blob: str = ""  # where `rendered` is kept when it is large
 
 
 @dataclass(frozen=True, slots=True)

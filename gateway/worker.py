@@ -6,7 +6,6 @@ a lock on `data/worker.lock`; whoever has it takes back what a dead one was send
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import queue
@@ -16,11 +15,12 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gateway import bell, desk, store
+from gateway import bell, blobs, desk, store
 from gateway.config import EX_CONFIG, Config, ConfigError, load
 from gateway.failpoints import fail_point
 from gateway.store import intake, outbox
@@ -41,6 +41,8 @@ T = TypeVar("T")
 
 SWEEP_SECONDS = 5.0
 SENDERS = 8
+PROOFS = 7  # more that wait for DNS beside those that are parsed
+IN_ROW = 256 * 1024  # larger mail lies in the blob store
 
 
 # -- a task that runs once at a time -----------------------------------------------------------------------------
@@ -62,6 +64,7 @@ class Turn:
                 self._body()
             except Temporary as error:
                 log.warning("%s: %s; the sweep tries again", self._name, error)
+                store.close_connection()  # it may be dead
             except Exception:
                 log.exception("%s stopped; the sweep tries again", self._name)
             finally:
@@ -119,6 +122,7 @@ class Box:
 
     def __init__(self, config: Config, owner: str) -> None:
         self.config, self.owner = config, owner
+        self._blobs = config.folder / "blobs"
         self._writer = GroupWriter("outbox", fail_point=lambda place: fail_point(f"outbox.{place}"))
 
     def _write(self, work: Callable[..., T], *arguments: Any) -> T:
@@ -127,14 +131,29 @@ class Box:
 
     def claim(self, now: datetime, limit: int) -> list[list[Outgoing]]:
         store.open_connection()
-        return self._write(outbox.claim, self.owner, now, limit) if outbox.any_due(now) else []
+        if not outbox.any_due(now):
+            return []
+        lanes = self._write(outbox.claim, self.owner, now, limit)
+        return [[self._whole(outgoing) for outgoing in lane] for lane in lanes]
+
+    def _whole(self, outgoing: Outgoing) -> Outgoing:
+        """With the bytes that lie in a blob. A lost one is rendered again: better a second Message-ID than no mail."""
+        try:
+            return replace(outgoing, rendered=blobs.get(self._blobs, outgoing.blob)) if outgoing.blob else outgoing
+        except OSError:
+            log.exception("the rendered mail %d is lost", outgoing.id)
+            return replace(outgoing, blob="")
 
     def letter(self, outgoing: Outgoing) -> Letter:
         store.open_connection()
         return compose(outgoing, Background(**outbox.behind(outgoing)), self.config)
 
     def keep_rendered(self, rendered: Sequence[Outgoing]) -> None:
-        self._write(outbox.keep_rendered, rendered, utc_now())
+        self._write(outbox.keep_rendered, [self._placed(outgoing) for outgoing in rendered], utc_now())
+
+    def _placed(self, outgoing: Outgoing) -> Outgoing:
+        content = outgoing.rendered or b""
+        return replace(outgoing, blob=blobs.put(self._blobs, content)) if len(content) > IN_ROW else outgoing
 
     def put_back(self, id: int, now: datetime) -> None:
         self._write(outbox.put_back, id, now)
@@ -165,7 +184,7 @@ def main() -> None:
         log.error("%s", error)
         sys.exit(EX_CONFIG)
     store.connect(config)
-    _lock_or_wait(config.folder / "worker.lock")
+    lock = store.only_worker()
     stop, reload, wake = threading.Event(), threading.Event(), threading.Event()
 
     def told(number: int, frame: object) -> None:
@@ -180,6 +199,7 @@ def main() -> None:
             wake.clear()
             reload.clear()  # before the file is read: a later signal means a later file
             config = _reloaded(config)
+    del lock  # held until here
 
 
 def _reloaded(config: Config) -> Config:
@@ -190,16 +210,9 @@ def _reloaded(config: Config) -> Config:
         return config
 
 
-def _lock_or_wait(path: Path) -> None:
-    """Holds the worker's lock for as long as the process lives; a second worker waits here."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-
-
 def _serve(config: Config, stop: threading.Event, reload: threading.Event, wake: threading.Event) -> None:
     """One configuration's life: recover, answer the bell, sweep. `wake` is set with either of the others: the intake
     takes mail for a new inbox at once, so nobody may decide by the old config until the next sweep."""
-
     owner = f"{socket.gethostname()}:{os.getpid()}"
     sent_journal = config.folder / "sent.journal"
     with store.connection(), store.writing():
@@ -209,8 +222,9 @@ def _serve(config: Config, stop: threading.Event, reload: threading.Event, wake:
         log.info("took back %d message(s) of a worker that was stopped", freed)
     reader = Reader(config)
     box = Box(config, owner)
-    pool = ThreadPoolExecutor(config.limits.parsers, "understand")
-    senders = ThreadPoolExecutor(SENDERS, "send")
+    pool = ThreadPoolExecutor(config.limits.parsers + PROOFS, "understand")
+    pool_of_senders = ThreadPoolExecutor(SENDERS, "send")
+    senders = _senders(config)
     doorbell = bell.Bell(config.folder, config.data.queue_url)
     working = desk.Desk(
         config, desk.keys_of(config), reader.understand, pool, after_commit=lambda: doorbell.ring(bell.DELIVER)
@@ -218,7 +232,7 @@ def _serve(config: Config, stop: threading.Event, reload: threading.Event, wake:
     doorbell.answer(
         {
             bell.PROCESS: Turn(bell.PROCESS, lambda: desk.process(working)),
-            bell.DELIVER: Turn(bell.DELIVER, _deliverer(config, box, senders, sent_journal)),
+            bell.DELIVER: Turn(bell.DELIVER, deliverer(working, box, senders, pool_of_senders)),
             bell.TICK: Turn(bell.TICK, lambda: desk.tick(config, utc_now())),
         }
     )
@@ -233,23 +247,27 @@ def _serve(config: Config, stop: threading.Event, reload: threading.Event, wake:
         working.stopped.set()
         consumer.stop(graceful=True)
         pool.shutdown(cancel_futures=True)
-        senders.shutdown()
+        pool_of_senders.shutdown()
+        for sender in senders.values():
+            sender.close()
         box.close()
         reader.close()
 
 
-def _deliverer(config: Config, box: Box, pool: ThreadPoolExecutor, sent_journal: Path) -> Callable[[], object]:
-
-    keys = desk.keys_of(config)
-    senders = _senders(config)
+def deliverer(
+    working: desk.Desk, box: Box, senders: Mapping[Medium, Any], pool: ThreadPoolExecutor
+) -> Callable[[], object]:
+    """The body of the task `deliver`."""
+    config = working.config
     return lambda: deliver(
         box,
-        lambda paper: render(paper, config, keys, utc_now()),
+        lambda paper: render(paper, config, working.keys, utc_now()),
         senders,
         utc_now,
         pool,
-        journal=sent_journal,
+        journal=config.folder / "sent.journal",
         fail_point=fail_point,
+        stopped=working.stopped.is_set,
     )
 
 
@@ -257,7 +275,6 @@ def _senders(config: Config) -> Mapping[Medium, Any]:
     """By medium: how it leaves us. Without a mail server everything is written to files."""
     if config.smtp.out is None:
         return {Medium.MAIL: FileSender(config.folder / "outgoing")}
-
     return {Medium.MAIL: SmtpSender(config.smtp.out, config.mail.domain)}
 
 

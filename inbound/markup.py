@@ -24,17 +24,96 @@ _SMALL, _FEW_TAGS = 16_000, 1_000
 # Formats are what a parser opens again in every paragraph after one that was left open.
 _DEEPEST, _DEEPEST_FORMAT = 150, 5
 
-_TAGS = frozenset({
-    "a", "abbr", "address", "article", "aside", "b", "bdi", "bdo", "big", "blockquote", "br", "caption", "center",
-    "cite", "code", "col", "colgroup", "dd", "del", "dfn", "div", "dl", "dt", "em", "figcaption", "figure", "font",
-    "footer", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "i", "img", "ins", "kbd", "li", "main", "mark",
-    "nav", "ol", "p", "pre", "q", "s", "samp", "section", "small", "span", "strike", "strong", "sub", "sup",
-    "table", "tbody", "td", "tfoot", "th", "thead", "tr", "tt", "u", "ul", "var", "wbr"
-})
-_GONE = frozenset({
-    "script", "style", "title", "template", "iframe", "object", "embed", "applet", "noembed", "noframes",
-    "frameset", "svg", "math"
-})
+_TAGS = frozenset(
+    {
+        "a",
+        "abbr",
+        "address",
+        "article",
+        "aside",
+        "b",
+        "bdi",
+        "bdo",
+        "big",
+        "blockquote",
+        "br",
+        "caption",
+        "center",
+        "cite",
+        "code",
+        "col",
+        "colgroup",
+        "dd",
+        "del",
+        "dfn",
+        "div",
+        "dl",
+        "dt",
+        "em",
+        "figcaption",
+        "figure",
+        "font",
+        "footer",
+        "h1",
+        "h2",
+        "h3",
+        "h4",
+        "h5",
+        "h6",
+        "header",
+        "hr",
+        "i",
+        "img",
+        "ins",
+        "kbd",
+        "li",
+        "main",
+        "mark",
+        "nav",
+        "ol",
+        "p",
+        "pre",
+        "q",
+        "s",
+        "samp",
+        "section",
+        "small",
+        "span",
+        "strike",
+        "strong",
+        "sub",
+        "sup",
+        "table",
+        "tbody",
+        "td",
+        "tfoot",
+        "th",
+        "thead",
+        "tr",
+        "tt",
+        "u",
+        "ul",
+        "var",
+        "wbr",
+    }
+)
+_GONE = frozenset(
+    {
+        "script",
+        "style",
+        "title",
+        "template",
+        "iframe",
+        "object",
+        "embed",
+        "applet",
+        "noembed",
+        "noframes",
+        "frameset",
+        "svg",
+        "math",
+    }
+)
 _ATTRIBUTES = {
     "*": {"dir", "lang", "align", "valign"},
     "a": {"href", "title"},
@@ -46,12 +125,10 @@ _ATTRIBUTES = {
     "blockquote": {"type"},
 }
 _KEPT = frozenset().union(*_ATTRIBUTES.values(), {"class", "style"})
-_FORMAT = frozenset({
-    "a", "b", "big", "code", "em", "font", "i", "nobr", "s", "small", "strike", "strong", "tt", "u"
-})
-_VOID = frozenset({
-    "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr"
-})
+_FORMAT = frozenset({"a", "b", "big", "code", "em", "font", "i", "nobr", "s", "small", "strike", "strong", "tt", "u"})
+_VOID = frozenset(
+    {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr"}
+)
 # Their content is no markup for the tokenizer; of two of them a browser shows it.
 _RAW = frozenset({"script", "style", "title", "textarea", "xmp", "iframe", "noembed", "noframes"})
 _RAW_END = {name: re.compile(f"</{name}", re.IGNORECASE) for name in _RAW}
@@ -98,16 +175,32 @@ def _filter(tag: str, name: str, value: str) -> str | None:
 
 # -- plain text --------------------------------------------------------------------------------------------------
 
-_PARAGRAPH = frozenset({
-    "p", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "dl", "table", "blockquote", "pre"
-})
-_LINE = frozenset({
-    "div", "tr", "li", "dt", "dd", "address", "article", "aside", "center", "figcaption", "figure", "footer",
-    "form", "header", "main", "nav", "section", "fieldset", "caption", "body"
-})
-_UNSEEN = frozenset({
-    "script", "style", "head", "title", "template", "iframe", "object", "embed", "-comment"
-})
+_PARAGRAPH = frozenset({"p", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "dl", "table", "blockquote", "pre"})
+_LINE = frozenset(
+    {
+        "div",
+        "tr",
+        "li",
+        "dt",
+        "dd",
+        "address",
+        "article",
+        "aside",
+        "center",
+        "figcaption",
+        "figure",
+        "footer",
+        "form",
+        "header",
+        "main",
+        "nav",
+        "section",
+        "fieldset",
+        "caption",
+        "body",
+    }
+)
+_UNSEEN = frozenset({"script", "style", "head", "title", "template", "iframe", "object", "embed", "-comment"})
 _QUOTE_CLASS = re.compile(r"gmail_quote|quote|cite", re.IGNORECASE)
 _NOT_SHOWN = re.compile(r"display\s{0,3}:\s{0,3}none", re.IGNORECASE)
 _SPACES = re.compile(r"[ \t\n\r\f\v]+")

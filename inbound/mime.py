@@ -360,7 +360,7 @@ class _AddressReader:
         self.clear()
 
     def with_angle(self) -> tuple[str, str]:
-        """"Ann" <ann@example.org>"""
+        """ "Ann" <ann@example.org>"""
         address = self.angle
         if address.startswith("@") and ":" in address:
             self.defect("source route")

@@ -14,6 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Protocol
 
@@ -23,7 +24,9 @@ from outbound.render import Letter, Rendered
 
 log = logging.getLogger("ringback.delivery")
 
-PLACES = 8  # messages on their way at once
+PLACES = 8  # lanes served at once
+PIECE = 256 * 1024  # bytes that one lane renders before it sends them
+LOOK_AGAIN = 0.2  # seconds until it is looked again for what is due, while places are free
 WORDS = 500
 
 # What a mail waits after its first, second, … refusal: twenty minutes for greylisting, half a day for a server that
@@ -123,6 +126,7 @@ class Way:
     fail_point: Callable[[str], None]
     jitter: Callable[[], float]
     pause: Callable[[float], None]
+    stopped: Callable[[], bool]
 
 
 def deliver(
@@ -137,27 +141,24 @@ def deliver(
     places: int = PLACES,
     jitter: Callable[[], float] = random.random,
     pause: Callable[[float], None] = time.sleep,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> int:
     """Sends whatever is due, `places` lanes at once, until nothing is; returns how many attempts were made.
 
     Lanes are claimed only as places become free: a killed worker leaves no more of them half done than it has places.
     """
-    way = Way(box, render, senders, now, journal, fail_point, jitter, pause)
+    way = Way(box, render, senders, now, journal, fail_point, jitter, pause, stopped)
     under_way: set[Future[int]] = set()
-    made, closed = 0, False
+    made = 0
     try:
-        while not closed:
-            for lane in box.claim(now(), places - len(under_way)):
-                try:
-                    under_way.add(pool.submit(_deliver_lane, way, lane))
-                except RuntimeError:  # the pool is closed: the worker stops
-                    closed = True
-                    _put_back(way, lane)
+        while not stopped():
+            lanes = box.claim(now(), places - len(under_way)) if len(under_way) < places else []
+            under_way |= {pool.submit(_deliver_lane, way, lane) for lane in lanes}
             if not under_way:
                 break
-            done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
-            for future in done:
-                made += future.result()
+            # Not only until one ends: what falls due meanwhile must not wait for a slow server.
+            done, under_way = wait(under_way, timeout=LOOK_AGAIN, return_when=FIRST_COMPLETED)
+            made += sum(future.result() for future in done)
     finally:
         wait(under_way)
     if journal is not None:
@@ -168,16 +169,19 @@ def deliver(
 def _deliver_lane(way: Way, lane: Sequence[Outgoing]) -> int:
     """One message after the other; how many were tried. Behind one that waits the others wait too: order counts.
 
-    What is rendered is kept in one write, what was taken is recorded in one: a write costs more than a mail.
+    What is rendered is kept in one write, what was taken is recorded in one: a write costs more than a mail. Both are
+    done a piece of the lane at a time, so that large mails do not gather in memory.
     """
-    taken: list[tuple[int, Sent]] = []
-    tried = 0
-    for outgoing, trouble in _rendered(way, lane):
-        tried += 1
-        if not _deliver_one(way, outgoing, trouble, taken):
-            break
-    if taken:
-        _record(way, lambda: _settle(way, taken))
+    tried, goes_on = 0, True
+    while goes_on and tried < len(lane) and not way.stopped():
+        taken: list[tuple[int, Sent]] = []
+        for outgoing, trouble in _rendered(way, lane[tried:]):
+            tried += 1
+            goes_on = _deliver_one(way, outgoing, trouble, taken) and not way.stopped()
+            if not goes_on:
+                break
+        if taken:
+            _record(way, partial(_settle, way, taken))
     _put_back(way, lane[tried:])
     return tried
 
@@ -210,21 +214,27 @@ def _deliver_one(way: Way, outgoing: Outgoing, trouble: Exception | None, taken:
 
 
 def _rendered(way: Way, lane: Sequence[Outgoing]) -> list[tuple[Outgoing, Exception | None]]:
-    """The rows with the bytes to send: those of the first attempt, or fresh ones, kept before anything is sent."""
+    """The first rows with the bytes to send, at most PIECE in all: those of the first attempt, or fresh ones, kept
+    before anything is sent."""
     found: list[tuple[Outgoing, Exception | None]] = []
+    fresh: list[Outgoing] = []
+    size = 0
     for outgoing in lane:
         try:
             way.fail_point("delivery.claimed")
-            found.append((outgoing if outgoing.rendered is not None else _render(way, outgoing), None))
+            new = outgoing if outgoing.rendered is not None else _render(way, outgoing)
+            found.append((new, None))
+            fresh += [new] if new is not outgoing else []
+            size += len(new.rendered or b"")
         except Exception as error:  # noqa: BLE001 - one letter that cannot be written must not stop the others
             found.append((outgoing, error))
-    fresh = [new for (new, error), old in zip(found, lane, strict=True) if error is None and old.rendered is None]
-    if not fresh:
-        return found
+        if size > PIECE:
+            break
     try:
-        way.box.keep_rendered(fresh)
+        if fresh:
+            way.box.keep_rendered(fresh)
     except Exception as error:  # noqa: BLE001 - recorded with each of them
-        return [(old, error) for old in lane]
+        return [(old, error) for old in lane[: len(found)]]
     return found
 
 
@@ -275,14 +285,16 @@ def _words(error: Exception) -> str:
 
 
 def _record(way: Way, write: Callable[[], None]) -> None:
-    """Writes down what happened, patiently: what has been sent must not be sent again because a disk was full."""
-    for seconds in (*RECORD_PAUSES, None):
+    """Writes down what happened, until it is written: what has been sent must not be sent again because a disk was
+    full, and a row that stays `sending` would hold up its lane. When the worker stops, the journal knows."""
+    for seconds in chain(RECORD_PAUSES, repeat(RECORD_PAUSES[-1])):
         try:
             return write()
         except Exception:
             log.exception("what became of a message could not be recorded")
-        if seconds is not None:
-            way.pause(seconds)
+        if way.stopped():
+            return None
+        way.pause(seconds)
     return None
 
 

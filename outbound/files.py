@@ -28,6 +28,9 @@ class FileSender:
             raise Temporary(f"{self._folder}: {error.strerror or error}") from error
         return Sent(words=NOT_SENT)
 
+    def close(self) -> None:
+        """There is nothing to close: every sender has this."""
+
 
 def write(folder: Path, outgoing: Outgoing) -> Path:
     """Writes a rendered row to `<utc time>-<outbox id>.eml`, whole or not at all, and returns the path.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 from gateway import blobs
@@ -78,8 +77,3 @@ def _reply_means(behind: Background, outgoing: Outgoing, config: Config) -> Lite
     office = behind.roles & {Role.AGENT, Role.ADMINISTRATOR, Role.SUPERVISOR}
     field = Role.TECHNICIAN in behind.roles and not office
     return config.mail.reply_of_technicians if field else config.mail.reply_of_agents
-
-
-def outgoing_folder(config: Config) -> Path:
-    """Where mail lies that was "sent" without a mail server."""
-    return config.folder / "outgoing"

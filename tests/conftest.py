@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -237,9 +236,7 @@ def open_desk(folder: Path, now: datetime, settings: dict[str, Any] | None = Non
 def close_desk(folder: Path) -> None:
     """Closes this thread's connection and its two lock files (a run of all tests makes hundreds of folders)."""
     store.close_connection()
-    known: dict[str, tuple[int, int]] = sqlite._descriptors.__dict__.get("files", {})
-    for descriptor in known.pop(str(folder), ()):
-        os.close(descriptor)
+    sqlite._descriptors.__dict__.get("files", {}).pop(str(folder), None)
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ def _answer(action: Answer, actor: Account, facts: Facts, config: Config) -> Dec
         Kind.ANSWER, Channel.WEB, actor.name, account=actor.id, reason="page", text=action.text, files=action.files
     )
     changes: dict[str, Any] = {"unread": False, "due_at": None, "next_at": facts.now + notices.LATER}
-    changes["status"] = Status.WAITING if action.then != "close" else Status.CLOSED
+    changes |= {"status": Status.WAITING, "closed_at": None, "closing_reason": ""}
     if ticket.assignee is None:
         changes["assignee"] = actor.id
     entries = [entry]

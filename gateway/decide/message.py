@@ -83,14 +83,14 @@ def decide_message(
     message: InboundMessage, envelope: Envelope, clues: Clues, facts: Facts, proof: Proof, config: Config, keys: Keys
 ) -> Decision:
     """The one decision about a received message."""
-    match = matching.choose(message, clues, facts, config, keys)
+    proved = proof is Proof.PASSED or (facts.ruling is not None and facts.ruling.word == "release")
+    match = matching.choose(message, clues, facts, proved, config, keys)
     inbox = config.inbox(clues.inbox) or config.inboxes[0]
     case = Case(message, envelope, clues, facts, proof, config, keys, inbox, match, _first_steps(message, match, facts))
-    for check in CHECKS:
-        decision = check(case)
-        if decision is not None:
-            return decision
-    return _person(case)
+    decision = next((found for check in CHECKS if (found := check(case)) is not None), None) or _person(case)
+    if facts.ruling and facts.ruling.word == "allow":
+        return replace(decision, blocks=((case.sender, False),))
+    return decision
 
 
 def _first_steps(message: InboundMessage, match: Match, facts: Facts) -> tuple[Step, ...]:
@@ -123,7 +123,7 @@ def _loop(case: Case) -> Decision | None:
 
 
 def _blocked(case: Case) -> Decision | None:
-    if case.facts.blocked and case.staff is None and _ruled(case) is None:
+    if case.facts.blocked and not case.facts.allowed and case.staff is None and _ruled(case) is None:
         return _park(case, "blocked-sender", f"refused: {case.facts.blocked}")
     return None
 
@@ -137,14 +137,14 @@ def _unverified(case: Case) -> Decision | None:
     token = case.match.token
     if token and token.purpose in addresses.STAFF and case.match.relation in (Relation.STRANGER, Relation.COLLEAGUE):
         return _park(case, "unverified-sender", "the reply address was made for one of us, and somebody else uses it")
-    if case.staff and case.proof is not Proof.PASSED and case.message.category is MessageClass.HUMAN:
+    if case.staff and case.proof is not Proof.PASSED and case.message.category not in BOUNCES | ROBOTS:
         return _park(case, "unverified-sender", f"nothing proves that {case.staff.name} wrote this")
     return None
 
 
 def _bounce(case: Case) -> Decision | None:
     """Rule 14: what came back from a machine that could not, or could, deliver."""
-    if case.message.category not in BOUNCES:
+    if case.message.category not in BOUNCES or _ruled(case):
         return None
     ticket = _bounced_ticket(case)
     if ticket is None:
@@ -163,10 +163,13 @@ def _bounce(case: Case) -> Decision | None:
     if not hard:
         return decision
     failed = {id: recipient for id, (_, recipient) in case.facts.outbox.items()}
+    ours = {account.address for account in case.facts.staff} | {a.address for a in case.facts.accounts.values()}
+    # Of one of us who cannot be reached nobody is told by mail: it would come back, be told, and so on.
+    theirs = not failed or not set(failed.values()) <= ours
     return replace(
         decision,
-        changes=_reopened(ticket, case) | {"unread": True},
-        notices=_tell_staff(case, ticket),
+        changes=_reopened(ticket, case) | {"unread": True} if theirs else {},
+        notices=_tell_staff(case, ticket) if theirs else (),
         address_changes={recipient: {"bounced": True} for recipient in failed.values()},
         outbox_changes={
             id: {"state": "dead", "result": "came back: " + " ".join(case.message.evidence)} for id in failed
@@ -187,7 +190,7 @@ def _bounced_ticket(case: Case) -> TicketFacts | None:
 
 def _robot(case: Case) -> Decision | None:
     """Rule 14: a vacation or another machine changes nothing; it is filed, folded, with the ticket it answers."""
-    if case.message.category not in ROBOTS:
+    if case.message.category not in ROBOTS or _ruled(case):
         return None
     if case.match.ticket is None:
         return _park(case, "automatic-unmatched", "a machine wrote it, and it answers none of our mails")
@@ -210,14 +213,13 @@ def _ours(case: Case) -> Decision | None:
     """One of us writes: an answer or a note on the ticket his signed address names (DESIGN.md 5e)."""
     account = case.staff
     ticket = case.match.ticket
-    if account is None or ticket is None or case.proof is Proof.FAILED:
+    if account is None or ticket is None:
         return None
-    if case.proof is not Proof.PASSED and not (case.facts.ruling and case.facts.ruling.word == "release"):
+    if case.match.relation is not Relation.OURS:
         return None
-    if case.match.token and _too_old(case.match.token, case):
+    released = case.facts.ruling is not None and case.facts.ruling.word == "release"
+    if case.match.token and not released and _too_old(case.match.token, case):
         return _park(case, "unverified-sender", "the reply address is older than 30 days")
-    if ticket.requester_address == case.sender:
-        return None  # he is this ticket's customer
     if _means_answer(case, account):
         return _staff_answer(case, account, ticket)
     return _staff_note(case, account, ticket)
@@ -249,6 +251,8 @@ def _means_answer(case: Case, account: Account) -> bool:
     token = case.match.token
     if token and token.purpose in addresses.STAFF:
         return token.purpose is Purpose.STAFF_ANSWER and token.who == account.id
+    if case.match.reason not in matching.SIGNED:
+        return False  # he names the ticket, he does not answer a notice of ours
     field = account.roles & {Role.TECHNICIAN} and not account.roles & {Role.AGENT, Role.ADMINISTRATOR}
     mail = case.config.mail
     return (mail.reply_of_technicians if field else mail.reply_of_agents) == "answer"
@@ -265,7 +269,14 @@ def _staff_answer(case: Case, account: Account, ticket: TicketFacts) -> Decision
         case.step(case.match.reason, f"{account.name} answers #{ticket.number}"),
         ticket=ticket.number,
         entries=(replace(_entry(case, Kind.ANSWER, case.match.reason), account=account.id),),
-        changes={"status": Status.WAITING, "unread": False, "due_at": None, "next_at": case.facts.now + notices.LATER}
+        changes={
+            "status": Status.WAITING,
+            "closed_at": None,
+            "closing_reason": "",
+            "unread": False,
+            "due_at": None,
+            "next_at": case.facts.now + notices.LATER,
+        }
         | ({} if ticket.assignee else {"assignee": account.id}),
         notices=tuple(n for n in (answer, echo) if n),
     )
@@ -292,13 +303,8 @@ def _person(case: Case) -> Decision:
     ruling = case.facts.ruling
     if ruling and ruling.word == "ticket" and (named := case.facts.tickets.get(ruling.ticket or 0)):
         return _add(case, named, "ruling")
-    if ruling and ruling.word == "allow":
-        return replace(_open(case), blocks=((case.sender, False),))
     if ruling and ruling.word == "new":
         return _open(case)
-    reused = next((t.ticket for t in case.facts.twins if t.ticket in case.facts.tickets), None)
-    if case.match.ticket is None and reused is not None:
-        return _add(case, case.facts.tickets[reused], "message-id-reused")
     if case.match.ticket is not None:
         return _add(case, case.match.ticket, case.match.reason)
     if len(case.facts.same_again) >= PING_PONG and (same := case.facts.tickets.get(case.facts.same_again[0])):
@@ -321,7 +327,7 @@ def _add(case: Case, ticket: TicketFacts, reason: str) -> Decision:
         steps,
         ticket=ticket.number,
         contact=_contact(case),
-        entries=(replace(entry, data={"guest": True}) if case.match.guest else entry,),
+        entries=(replace(entry, data={**entry.data, "guest": True}) if case.match.guest else entry,),
         changes=_reopened(ticket, case) | {"unread": True},
         notices=_tell_staff(case, ticket),
         participants=_participants(case, ticket.participants) if joins else (),
@@ -379,7 +385,7 @@ def may_acknowledge(case: Case) -> tuple[bool, str]:
         (message.category is not MessageClass.HUMAN, f"a machine wrote it ({message.category})"),
         (message.sender_is_doubtful, "the From line is doubtful"),
         (addresses.is_machine(case.sender), "nobody reads the sender's address"),
-        (case.envelope.path in ("smtp", "lmtp") and not case.envelope.sender, "null return path"),
+        (case.envelope.is_null, "null return path"),
         (case.config.inbox(addresses.without_plus(case.sender) or "-") is not None, "the sender is one of our inboxes"),
         (_came_round(case), "it was delivered to this address before: a loop"),
         (
@@ -424,6 +430,9 @@ def _park(case: Case, reason: str, words: str) -> Decision:
 
 def _entry(case: Case, kind: Kind, reason: str) -> NewEntry:
     message = case.message
+    notes = list(message.notes)
+    if reason == "message-id-reused":
+        notes.append("Another mail came with the same Message-ID.")
     unseen = [i for i in (*message.in_reply_to, *message.references) if i not in case.facts.known_ids]
     foreign = [i for i in unseen if not i.endswith("@" + case.config.mail.domain)]
     return NewEntry(
@@ -439,7 +448,7 @@ def _entry(case: Case, kind: Kind, reason: str) -> NewEntry:
         files=message.files,
         message_ids=(message.message_id,),
         ancestors=tuple(dict.fromkeys(foreign))[-20:],
-        data={"notes": list(message.notes)} if message.notes else {},
+        data={"notes": notes} if notes else {},
     )
 
 

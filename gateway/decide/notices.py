@@ -27,10 +27,13 @@ def notice(account: Account, entry: int) -> Notice:
 
 
 def to_assignee(ticket: TicketFacts | None, facts: Facts, entry: int, but: int | None) -> tuple[Notice, ...]:
-    """To the assignee, else to everybody who looks after what nobody owns; `but` is the one who did it himself."""
+    """To the assignee, else to everybody who looks after what nobody owns; `but` is the one who did it himself.
+
+    An address from which mail came back gets none: its bounce would make the next notice.
+    """
     assignee = facts.accounts.get(ticket.assignee or 0) if ticket else None
-    told = (assignee,) if assignee and assignee.active else facts.staff
-    return tuple(notice(account, entry) for account in told if account.id != but)
+    told = (assignee,) if assignee and assignee.active and not assignee.bounced else facts.staff
+    return tuple(notice(account, entry) for account in told if account.id != but and not account.bounced)
 
 
 def echo(account: Account, entry: int, words: str) -> Notice:

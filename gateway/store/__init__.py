@@ -77,6 +77,13 @@ def writing() -> Iterator[None]:
 
 
 @contextmanager
+def snapshot() -> Iterator[None]:
+    """Everything read inside is of one moment; nobody is kept from writing."""
+    with _engine.snapshot(database.obj):
+        yield
+
+
+@contextmanager
 def savepoint() -> Iterator[None]:
     """Part of a write transaction that can fail alone."""
     with database.atomic():
@@ -122,6 +129,11 @@ def migrate(now: datetime) -> list[str]:
             if target.exists():
                 target.chmod(0o600)
         return list(runner().up())
+
+
+def only_worker() -> Any:
+    """Waits until no other worker works on this database; true for as long as what is returned is kept."""
+    return _engine.only_worker(database.obj, _folder)
 
 
 def is_writable() -> bool:

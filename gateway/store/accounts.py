@@ -165,6 +165,7 @@ def clean(now: datetime) -> None:
     execute("delete from session where expires_at < ?", micros(now))
     execute("delete from code where expires_at < ?", micros(now - timedelta(days=7)))
     execute("delete from login_attempt where at < ?", micros(now - timedelta(days=1)))
+    execute("delete from counter where slot < ?", micros(now - timedelta(days=2)) // facts.SLOT)
 
 
 def last_seen(account: int) -> datetime | None:

@@ -173,7 +173,15 @@ def _add_entry(number: int, chain: str, new: NewEntry, at: int, inbound: int | N
         "data": json.dumps(dict(new.data)) if new.data else "{}",
         "inbound": inbound,
         "at": at,
-        "digest": digest(salt, new.author_name, new.subject, new.text, new.quoted, new.html),
+        "digest": digest(
+            salt,
+            new.author_name,
+            new.subject,
+            new.text,
+            new.quoted,
+            new.html,
+            *(of_file(f.sha256, f.name) for f in new.files),
+        ),
     }
     chain = link(chain, columns)
     entry = insert(Entry, **columns, chain=chain)
@@ -184,10 +192,7 @@ def _add_entry(number: int, chain: str, new: NewEntry, at: int, inbound: int | N
         "quoted": new.quoted,
         "html": new.html,
     }
-    if any(words.values()):
-        insert(Body, entry=entry, salt=salt, **words)
-    else:
-        insert(Body, entry=entry, salt=salt)
+    insert(Body, entry=entry, salt=salt, **words)
     if new.kind is not Kind.EVENT:
         store.engine().index_words(database.obj, entry, new.subject, new.text)
     for file in new.files:
@@ -218,10 +223,14 @@ def digest(salt: str, *words: str) -> str:
     return hashlib.sha256("\0".join((salt, *words)).encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def of_file(sha256: str, name: str) -> str:
+    """What an entry's digest covers of a file: its name and its bytes."""
+    return f"{sha256} {name}"
+
+
 def link(previous: str, columns: Mapping[str, Any]) -> str:
     """The chain value of an entry after `previous`; "" starts a ticket's chain."""
-    said = [previous, *(columns[name] for name in CHAINED)]
-    said[-4] = bool(said[-4])
+    said = [previous, *(bool(columns[name]) if name == "public" else columns[name] for name in CHAINED)]
     return hashlib.sha256(json.dumps(said, ensure_ascii=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -234,7 +243,9 @@ CHAINED = ("ticket", "kind", "channel", "account", "author", "reason", "data", "
 def _add_outbox(notice: Notice, number: int | None, entries: Sequence[int], now: datetime, inbound: int | None) -> int:
     """Writes one outbox row and returns its id, 0 when its key is there already (one event, one message)."""
     entry = entries[notice.entry] if notice.entry is not None else None
-    key = notice.key.format(ticket=number, entry=entry, inbound=inbound)
+    key = notice.key
+    for name, value in (("ticket", number), ("entry", entry), ("inbound", inbound)):
+        key = key.replace(f"{{{name}}}", str(value))
     if row("select 1 from outbox where key = ?", key):
         return 0
     held = notice.needs_release or notice.hold_seconds > 0
@@ -275,13 +286,6 @@ def _change_others(decision: Decision, at: int) -> None:
     for value, refused in decision.blocks:
         execute("delete from block where value = ?", value)
         execute("insert into block (value, refused, at) values (?, ?, ?)", value, refused, at)
-    for outbox in decision.cancel:
-        execute(
-            "update outbox set state = 'cancelled', changed = ?, done_at = ? where id = ? and state = 'held'",
-            at,
-            at,
-            outbox,
-        )
 
 
 def trace_json(steps: Sequence[Step]) -> str:

@@ -8,15 +8,17 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
+from gateway import store
 from gateway.model import Seal, insert, micros, row, rows
-from gateway.store.apply import CHAINED, digest, link
+from gateway.store.apply import CHAINED, digest, link, of_file
 
 BATCH = 2_000
 
 
 def problems() -> list[str]:
     """Whole sentences, one for each thing that does not fit; [] when everything does."""
-    return [*_chains(), *_unfinished(), *_seal()]
+    with store.snapshot():
+        return [*_chains(), *_unfinished(), *_seal()]
 
 
 def _chains() -> Iterator[str]:
@@ -27,11 +29,13 @@ def _chains() -> Iterator[str]:
         ticket = int(line[1])
         if chain != link(last.get(ticket, ""), columns):
             yield f"entry {entry} of #{ticket}: its chain value does not fit its columns or the entry before it"
-        salt, *words = line[13:]
+        salt, *words = line[13:19]
         if salt is None:
             yield f"entry {entry} of #{ticket}: its body is missing"
-        elif salt and columns["digest"] != digest(salt, *words):
-            yield f"entry {entry} of #{ticket}: its words are not those that were written"
+        elif salt and columns["digest"] != digest(salt, *words, *line[19]):
+            yield f"entry {entry} of #{ticket}: its words or files are not those that were written"
+        elif not salt and any(words):
+            yield f"entry {entry} of #{ticket}: it was erased, and has words again"
         last[ticket] = chain
     for number, chain in rows("select number, chain from ticket"):
         if chain != last.get(number, ""):
@@ -39,7 +43,7 @@ def _chains() -> Iterator[str]:
 
 
 def _entries() -> Iterator[tuple[Any, ...]]:
-    """All entries in the order they were written, in batches; an erased body has an empty salt."""
+    """All entries in the order they were written, each with its files; an erased body has an empty salt."""
     after = 0
     names = ", ".join(f"e.{name}" for name in CHAINED)
     while True:
@@ -51,8 +55,19 @@ def _entries() -> Iterator[tuple[Any, ...]]:
         )
         if not lines:
             return
-        yield from lines
+        files = _files(after, lines[-1][0])
+        yield from ((*line, files.get(line[0], [])) for line in lines)
         after = lines[-1][0]
+
+
+def _files(after: int, last: int) -> dict[int, list[str]]:
+    """What the digests of these entries cover of their files."""
+    found: dict[int, list[str]] = {}
+    for entry, sha256, name in rows(
+        "select entry, sha256, name from attachment where entry > ? and entry <= ? order by id", after, last
+    ):
+        found.setdefault(entry, []).append(of_file(sha256, name))
+    return found
 
 
 def _unfinished() -> Iterator[str]:
@@ -82,8 +97,15 @@ def seal_value(entry: int) -> tuple[int, str]:
     return len(lines), hashlib.sha256(json.dumps(lines, separators=(",", ":")).encode()).hexdigest()
 
 
-def write_seal(now: datetime) -> None:
-    """Tonight's seal. Inside `writing()`, so that no entry with a smaller id comes later."""
-    entry = int(row("select coalesce(max(id), 0) from entry")[0])
-    tickets, value = seal_value(entry)
+def fresh_seal() -> tuple[int, int, str]:
+    """The newest entry, the tickets and the hash of a seal of this moment. Entries before it cannot change, and a
+    smaller id cannot come later: writers take turns. So it needs no write transaction."""
+    with store.snapshot():
+        entry = int(row("select coalesce(max(id), 0) from entry")[0])
+        return (entry, *seal_value(entry))
+
+
+def write_seal(seal: tuple[int, int, str], now: datetime) -> None:
+    """Keeps tonight's seal. Inside `writing()`."""
+    entry, tickets, value = seal
     insert(Seal, at=micros(now), entry=entry, tickets=tickets, digest=value)

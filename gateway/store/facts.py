@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import Any
 
 from gateway.addresses import STAFF, domain_of
 from gateway.matching import likeness
@@ -32,17 +33,18 @@ SLOT = 600_000_000  # ten minutes, in microseconds
 HOUR, DAY = 6, 144  # slots
 MAX_TICKETS = 20
 ACCOUNT = (
-    "select a.id, a.contact, c.name, a.address, a.roles, a.generation, a.active "
-    "from account a join contact c on c.id = a.contact"
+    "select a.id, a.contact, c.name, a.address, a.roles, a.generation, a.active, d.bounced "
+    "from account a join contact c on c.id = a.contact left join address d on d.value = a.address"
 )
 OWNED = (
     "select ca.contact, a.value from contact_address ca join address a on a.id = ca.address "
     "where ca.certainty = 'known' and ca.contact in ({})"
 )
-TICKET = (
-    "select number, inbox, status, subject, requester, requester_address, assignee, team, closed_at, merged_into, "
-    "automation_off, last_entry, chain, kind, priority from ticket"
-)
+TICKET_COLUMNS = (
+    "number", "inbox", "status", "subject", "requester", "requester_address", "assignee", "team", "closed_at",
+    "merged_into", "last_entry", "chain", "kind", "priority",
+)  # fmt: skip
+TICKET = f"select {', '.join(TICKET_COLUMNS)} from ticket"  # noqa: S608 - names are ours
 
 
 def for_message(message: InboundMessage, clues: Clues, inbound: int, ruling: Ruling | None, now: datetime) -> Facts:
@@ -129,7 +131,7 @@ def tickets_by_number(numbers: Sequence[int]) -> dict[int, TicketFacts]:
     return found
 
 
-def _participants(lines: Sequence[tuple[object, ...]]) -> dict[object, frozenset[str]]:
+def _participants(lines: Sequence[tuple[Any, ...]]) -> dict[object, frozenset[str]]:
     numbers = [line[0] for line in lines]
     contacts = [line[4] for line in lines if line[4]]
     people: dict[object, set[str]] = {line[0]: {str(line[5])} - {""} for line in lines}
@@ -145,41 +147,16 @@ def _participants(lines: Sequence[tuple[object, ...]]) -> dict[object, frozenset
     return {number: frozenset(addresses) for number, addresses in people.items()}
 
 
-def _ticket(line: tuple[object, ...], participants: frozenset[str]) -> TicketFacts:
-    (
-        number,
-        inbox,
-        status,
-        subject,
-        requester,
-        address,
-        assignee,
-        team,
-        closed,
-        merged,
-        off,
-        last,
-        chain,
-        kind,
-        prio,
-    ) = line
+def _ticket(line: tuple[Any, ...], participants: frozenset[str]) -> TicketFacts:
+    said = dict(zip(TICKET_COLUMNS, line, strict=True))
+    closed_at = said["closed_at"]
     return TicketFacts(
-        number=number,  # type: ignore[arg-type]
-        inbox=str(inbox),
-        status=Status(str(status)),
-        subject=str(subject),
-        requester=requester,  # type: ignore[arg-type]
-        requester_address=str(address),
-        assignee=assignee,  # type: ignore[arg-type]
-        team=str(team),
-        closed_at=None if closed is None else moment(closed),  # type: ignore[arg-type]
-        merged_into=merged,  # type: ignore[arg-type]
-        automation_off=bool(off),
-        participants=participants,
-        last_entry=last,  # type: ignore[arg-type]
-        chain=str(chain),
-        kind=str(kind),
-        priority=str(prio),
+        **said
+        | {
+            "status": Status(said["status"]),
+            "closed_at": None if closed_at is None else moment(closed_at),
+            "participants": participants,
+        }
     )
 
 
@@ -200,9 +177,11 @@ def staff() -> tuple[Account, ...]:
     return tuple(_account(*line) for line in lines)
 
 
-def _account(id: int, contact: int, name: str, address: str, roles: str, generation: int, active: bool) -> Account:
+def _account(
+    id: int, contact: int, name: str, address: str, roles: str, generation: int, active: bool, bounced: bool | None
+) -> Account:
     words = frozenset(Role(word) for word in roles.split(",") if word)
-    return Account(id, contact, name, address, words, generation, bool(active))
+    return Account(id, contact, name, address, words, generation, bool(active), bool(bounced))
 
 
 def _references(ids: Sequence[str]) -> tuple[Reference, ...]:
@@ -219,7 +198,7 @@ def _twins(message_id: str, inbound: int) -> tuple[Twin, ...]:
         return ()
     lines = rows(
         "select id, content_hash, ticket, entry from inbound where message_id = ? and message_id <> '' and id <> ? "
-        "and state in ('done', 'parked') order by id limit 20",
+        "and (state in ('done', 'parked') or state = 'failed' and ticket is not null) order by id limit 20",
         message_id,
         inbound,
     )

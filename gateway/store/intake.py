@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
 from gateway import blobs
 from gateway.model import Inbound as InboundTable
-from gateway.model import execute, insert, marks, micros, moment, row, rows, update
+from gateway.model import execute, insert, micros, moment, row, rows
 from gateway.values import Arrival, Envelope, InboundState, Ruling, Step
 
 IN_ROW = 256 * 1024  # larger raw input goes to the blob store
@@ -119,16 +118,6 @@ def rule(inbound: int, ruling: Ruling) -> bool:
         inbound,
     ).rowcount
     return bool(changed)
-
-
-def settle(inbound: int, **columns: object) -> None:
-    """Writes what became of a row. Inside `writing()`."""
-    update("inbound", "id", inbound, **columns)
-
-
-def states(inbounds: Sequence[int]) -> dict[int, str]:
-    """The states of some rows, for tests and drills."""
-    return dict(rows(f"select id, state from inbound where id in ({marks(inbounds)})", *inbounds))  # noqa: S608
 
 
 def ticket_of(inbound: int) -> int | None:

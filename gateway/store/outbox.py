@@ -16,20 +16,22 @@ from gateway.values import FilePart, Medium, NoticeKind, OutboxState, Outgoing, 
 
 LEASE = timedelta(minutes=15)  # longer than any send may take
 COLUMNS = (
-    "id, ticket, entry, kind, medium, recipient, account, attempts, created_at, rendered, message_id, "
+    "id, ticket, entry, kind, medium, recipient, account, attempts, created_at, rendered, blob, message_id, "
     "envelope_sender, data"
 )
 RUN = 25  # rows of one lane that one sender takes in one go, in order
+BLOCKING = "(state in ('sending', 'uncertain') or (state = 'ready' and attempts < 3))"  # as the index outbox_lane says
 HEADS = (
-    "select o.id, o.medium, o.recipient from outbox o where o.state in ('held', 'ready') and o.state = 'ready' "
+    "select o.id, o.medium, o.recipient from outbox o where "  # noqa: S608 - the words are ours
+    "o.state in ('held', 'ready') and o.state = 'ready' "
     "and o.not_before <= ? and not exists ("
-    "select 1 from outbox p where p.medium = o.medium and p.recipient = o.recipient and p.id < o.id "
-    "and p.state in ('ready', 'sending', 'uncertain') and (p.state <> 'ready' or p.attempts < 3)"
+    f"select 1 from outbox where medium = o.medium and recipient = o.recipient and id < o.id and {BLOCKING}"
     ") order by o.not_before, o.id limit ?"
 )
 FOLLOWERS = (
-    "select id, state, attempts, not_before from outbox where medium = ? and recipient = ? "
-    "and state in ('ready', 'sending', 'uncertain') and id > ? order by id limit ?"
+    "select id, state, attempts, not_before from outbox "  # noqa: S608 - the words are ours
+    "where medium = ? and recipient = ? and id > ? "
+    f"and {BLOCKING} order by id limit ?"
 )
 
 
@@ -39,7 +41,9 @@ def claim(owner: str, now: datetime, limit: int) -> list[list[Outgoing]]:
     Held rows whose time has come become ready here. Inside `writing()`.
     """
     at = micros(now)
-    execute("update outbox set state = 'ready' where state = 'held' and not_before <= ?", at)
+    execute(
+        "update outbox set state = 'ready' where state in ('held', 'ready') and state = 'held' and not_before <= ?", at
+    )
     runs = []
     for head, medium, recipient in rows(HEADS, at, limit):
         runs.append([head, *_followers(head, medium, recipient, at)])
@@ -65,11 +69,9 @@ def _followers(head: int, medium: str, recipient: str, at: int) -> list[int]:
         return []  # what a killed worker had claimed would all be "uncertain"
     run = []
     for id, state, attempts, not_before in rows(FOLLOWERS, medium, recipient, head, RUN - 1):
-        fresh = attempts == 0 and not_before <= at
-        if state != OutboxState.READY or (attempts < 3 and not fresh):
+        if state != OutboxState.READY or attempts or not_before > at:
             break
-        if fresh:
-            run.append(id)
+        run.append(id)
     return run
 
 
@@ -84,6 +86,7 @@ def _outgoing(
     attempts: int,
     created_at: int,
     rendered: bytes | None,
+    blob: str,
     message_id: str,
     envelope_sender: str,
     data: str,
@@ -102,17 +105,20 @@ def _outgoing(
         message_id,
         envelope_sender,
         json.loads(data),
+        blob,
     )
 
 
 def keep_rendered(rendered: Sequence[Outgoing], now: datetime) -> None:
-    """Keeps what was rendered: every later attempt sends these bytes. Inside `writing()`."""
+    """Keeps what was rendered: every later attempt sends these bytes. What lies in a blob is not kept twice.
+    Inside `writing()`."""
     for outgoing in rendered:
         update(
             "outbox",
             "id",
             outgoing.id,
-            rendered=outgoing.rendered,
+            rendered=None if outgoing.blob else outgoing.rendered,
+            blob=outgoing.blob,
             message_id=outgoing.message_id,
             envelope_sender=outgoing.envelope_sender,
             changed=micros(now),
@@ -181,10 +187,10 @@ def _back(id: int, state: OutboxState, words: str, again_at: datetime, now: date
     )
 
 
-def free(now: datetime, settled: Mapping[int, str], owner: str = "") -> int:
+def free(now: datetime, settled: Mapping[int, str]) -> int:
     """Takes back what a dead worker was sending: `settled` are known as sent; other mail is sent again with the same
-    bytes and Message-ID, an SMS becomes uncertain. With `owner`, only that one's rows. Inside `writing()`."""
-    lines = rows("select id, medium from outbox where state = 'sending' and (owner = ? or ? = '')", owner, owner)
+    bytes and Message-ID, an SMS becomes uncertain. For the only worker there is. Inside `writing()`."""
+    lines = rows(f"select id, medium from outbox where state = 'sending' and {BLOCKING}")  # noqa: S608 - ours
     for id, medium in lines:
         if id in settled:
             record_sent([(id, Sent(words=settled[id]))], now)
@@ -200,17 +206,11 @@ def settle_uncertain(now: datetime) -> int:
     return int(
         execute(
             "update outbox set state = 'dead', result = 'may not have arrived: ' || result, changed = ? "
-            "where state = 'uncertain' and done_at < ?",
+            "where state in ('dead', 'uncertain', 'held') and state = 'uncertain' and done_at < ?",
             micros(now),
             micros(now - timedelta(minutes=10)),
         ).rowcount
     )
-
-
-def due_at_next() -> datetime | None:
-    """When the next waiting row falls due; None when none waits."""
-    found = row("select min(not_before) from outbox where state in ('held', 'ready')")
-    return None if found is None or found[0] is None else moment(found[0])
 
 
 def behind(outgoing: Outgoing) -> dict[str, Any]:
@@ -222,7 +222,9 @@ def behind(outgoing: Outgoing) -> dict[str, Any]:
         found |= _ids(outgoing.ticket, outgoing.recipient)
     if outgoing.entry is not None:
         found |= _words(outgoing.entry)
-        found |= _answered(outgoing.ticket, outgoing.entry) if outgoing.kind is NoticeKind.ANSWER else {}
+        found |= (
+            _answered(outgoing.ticket, outgoing.entry, outgoing.recipient) if outgoing.kind is NoticeKind.ANSWER else {}
+        )
     address = row(
         "select a.id, c.name from address a left join contact_address ca on ca.address = a.id "
         "left join contact c on c.id = ca.contact where a.value = ? limit 1",
@@ -252,13 +254,15 @@ def _words(entry: int) -> dict[str, Any]:
     }
 
 
-def _answered(ticket: int | None, entry: int) -> dict[str, Any]:
-    """The newest message of somebody outside before this entry."""
+def _answered(ticket: int | None, entry: int, recipient: str) -> dict[str, Any]:
+    """The newest message before this entry that the recipient himself wrote: a guest's words are not his to read."""
     found = row(
         "select e.at, b.author, b.subject, b.text from entry e join body b on b.entry = e.id "
-        "where e.ticket = ? and e.id < ? and e.kind = 'message' order by e.id desc limit 1",
+        "join address a on a.id = e.author "
+        "where e.ticket = ? and e.id < ? and e.kind = 'message' and a.value = ? order by e.id desc limit 1",
         ticket,
         entry,
+        recipient,
     )
     if found is None:
         return {}

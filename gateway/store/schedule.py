@@ -8,7 +8,7 @@ from gateway.model import execute, micros, row, rows
 
 
 def due(key: str, now: datetime) -> bool:
-    """Is it time? A key that was never written is not due: it is written for the next time."""
+    """Is it time? What was never done is due."""
     found = row("select next_at from schedule where key = ?", key)
     return found is None or bool(found[0] <= micros(now))
 

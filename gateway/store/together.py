@@ -55,7 +55,6 @@ class GroupWriter:
         self._thread.join(timeout=30)
 
     def _run(self) -> None:
-        store.open_connection()
         open_for_more = True
         while open_for_more:
             group = [self._queue.get()]
@@ -69,6 +68,7 @@ class GroupWriter:
 
     def _keep(self, jobs: Sequence[Job]) -> None:
         try:
+            store.open_connection()
             results = self._commit(jobs)
         except Exception as error:  # noqa: BLE001 - one bad job must not take the others with it
             if len(jobs) > 1 and not isinstance(error, Temporary):  # a locked or full database fails them all
@@ -76,6 +76,7 @@ class GroupWriter:
                     self._keep([job])
                 return
             log.warning("%d write(s) failed: %s", len(jobs), error)
+            store.close_connection()  # it may be dead: the next group opens another
             for job in jobs:
                 _answer(job.done, None, error)
             return

@@ -73,7 +73,7 @@ def killed_at(folder: Path, *points: str) -> str:
 
 def before_the_250(folder: Path) -> str:
     """1: the client has no 250 and sends again; one ticket."""
-    return killed_at(folder, "accept.before", "accept.placed", "accept.written", "accept.committed")
+    return killed_at(folder, "accept.before", "accept.prepared", "accept.written", "accept.committed")
 
 
 def before_parsing(folder: Path) -> str:

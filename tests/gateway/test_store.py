@@ -202,7 +202,7 @@ def tamper(statement: str, *values: Any) -> None:
 def test_nothing_is_wrong_with_what_was_written_by_us(desk_db: DeskDb) -> None:
     two_tickets(desk_db)
     with store.writing():
-        audit.write_seal(desk_db.now)
+        audit.write_seal(audit.fresh_seal(), desk_db.now)
     assert audit.problems() == []
 
 
@@ -263,7 +263,7 @@ def rewrite(entry: int, text: str) -> None:
 def test_the_seal_finds_a_chain_that_was_computed_anew(desk_db: DeskDb) -> None:
     two_tickets(desk_db)
     with store.writing():
-        audit.write_seal(desk_db.now)
+        audit.write_seal(audit.fresh_seal(), desk_db.now)
     rewrite(1, "I owe you nothing.")
     assert audit.problems() != []
 
@@ -271,7 +271,7 @@ def test_the_seal_finds_a_chain_that_was_computed_anew(desk_db: DeskDb) -> None:
 def test_the_seal_still_finds_it_after_the_desk_has_worked_on(desk_db: DeskDb) -> None:
     two_tickets(desk_db)
     with store.writing():
-        audit.write_seal(desk_db.now)
+        audit.write_seal(audit.fresh_seal(), desk_db.now)
     desk_db.receive(letter(BEN), at=desk_db.now + MINUTE)
     assert audit.problems() == []
     rewrite(1, "I owe you nothing.")
@@ -281,7 +281,7 @@ def test_the_seal_still_finds_it_after_the_desk_has_worked_on(desk_db: DeskDb) -
 def test_the_seal_finds_a_ticket_that_is_gone_altogether(desk_db: DeskDb) -> None:
     _, second = two_tickets(desk_db)
     with store.writing():
-        audit.write_seal(desk_db.now)
+        audit.write_seal(audit.fresh_seal(), desk_db.now)
     tamper("delete from entry where ticket = ?", second)
     tamper("delete from ticket where number = ?", second)
     with store.writing():
@@ -572,7 +572,7 @@ def test_what_is_done_takes_no_ruling(desk_db: DeskDb) -> None:
     done = desk_db.receive(letter(ANN))
     with pytest.raises(Permanent, match="does not wait"):
         desk_db.perform(Rule(done.inbound, Ruling("retry")), desk_db.people["sue"])
-    assert intake.states([done.inbound]) == {done.inbound: "done"}
+    assert intake.outcome(done.inbound)["state"] == "done"
 
 
 def test_the_second_of_two_rulings_is_told_that_it_is_too_late(desk_db: DeskDb) -> None:

@@ -84,6 +84,18 @@ def test_a_customers_signature_is_not_even_looked_up() -> None:
         ("mx.desk.example; dkim=pass header.d=evil.example", Proof.NONE),
         ("mx.desk.example; spf=pass smtp.mailfrom=desk.example", Proof.NONE),
         ("mx.desk.example; dmarc=none", Proof.NONE),
+        # what a stranger chose stands in the middle of a clause, in quotes, in a comment, or before an @
+        (
+            "mx.desk.example; spf=pass smtp.mailfrom=dmarc=pass@evil.example; dmarc=fail",
+            Proof.FAILED,
+        ),
+        ("mx.desk.example; spf=pass smtp.mailfrom=dmarc=pass@evil.example; dkim=none", Proof.NONE),
+        ('mx.desk.example; spf=pass smtp.mailfrom="x; dmarc=pass "@evil.example', Proof.NONE),
+        ("mx.desk.example; spf=pass (a; dmarc=pass (b); dkim=pass header.d=desk.example) smtp.mailfrom=x", Proof.NONE),
+        ("mx.desk.example; dkim=pass header.i=desk.example@evil.example; dmarc=none", Proof.NONE),
+        ("mx.desk.example; dkim=pass header.i=@desk.example header.s=s1", Proof.PASSED),
+        ("mx.desk.example; dmarc=pass; dmarc=fail", Proof.FAILED),
+        ("mx.desk.example; dmarc=passed", Proof.NONE),
     ],
 )
 def test_our_own_mail_servers_header_is_read(header: str, proof: Proof) -> None:

@@ -539,9 +539,7 @@ def test_no_hostile_mail_achieves_anything() -> None:
 
 
 def test_hostile_copies_are_told_from_hostile_reuse() -> None:
-    digests = {
-        case.name: parse(case.data()).content_hash for case in hostile().mails() if case.name.startswith("dup_")
-    }
+    digests = {case.name: parse(case.data()).content_hash for case in hostile().mails() if case.name.startswith("dup_")}
     assert digests["dup_a"] == digests["dup_b"] == digests["dup_alias"]
     assert digests["dup_a"] != digests["dup_c"]
 

@@ -184,6 +184,8 @@ def drain(
     now: datetime = NOW,
     journal: Path | None = None,
     fail_point: Callable[[str], None] = lambda name: None,
+    pause: Callable[[float], None] = lambda seconds: None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> int:
     senders = {Medium.MAIL: way, Medium.SMS: way}
     clock = Clock(now)
@@ -196,7 +198,8 @@ def drain(
         journal=journal,
         fail_point=fail_point,
         jitter=lambda: 0.0,
-        pause=lambda seconds: None,
+        pause=pause,
+        stopped=stopped,
     )
 
 
@@ -428,12 +431,48 @@ def test_a_slow_server_for_one_does_not_hold_up_the_others(box: MemoryBox, pool:
     assert drain(box, pool, Way(answer)) == 21
 
 
-def test_a_closed_pool_gives_the_row_back(box: MemoryBox) -> None:
-    row = box.add()
-    closed = ThreadPoolExecutor(1)
-    closed.shutdown()
-    assert drain(box, closed, Way()) == 0
-    assert (row.state, row.outgoing.attempts) == (OutboxState.READY, 0)
+def test_a_worker_that_stops_gives_back_what_it_has_not_tried(box: MemoryBox, pool: ThreadPoolExecutor) -> None:
+    first, second = box.add(), box.add()
+    stop = threading.Event()
+
+    def answer(outgoing: Outgoing) -> Sent:
+        stop.set()
+        return Sent(words="250 ok")
+
+    assert drain(box, pool, Way(answer), stopped=stop.is_set) == 1
+    assert (first.state, second.state, second.outgoing.attempts) == (OutboxState.SENT, OutboxState.READY, 0)
+
+
+def test_a_slow_server_does_not_hold_up_what_falls_due_meanwhile(box: MemoryBox, pool: ThreadPoolExecutor) -> None:
+    box.add("slow@example.com")
+    ended: list[str] = []
+
+    def answer(outgoing: Outgoing) -> Sent:
+        if outgoing.recipient == "slow@example.com":
+            box.add("ann@example.com")
+            time.sleep(0.8)
+        ended.append(outgoing.recipient)
+        return Sent(words="250 ok")
+
+    drain(box, pool, Way(answer))
+    assert ended == ["ann@example.com", "slow@example.com"]
+
+
+def test_large_mails_do_not_gather_in_memory(box: MemoryBox, pool: ThreadPoolExecutor) -> None:
+    for _ in range(3):
+        box.add()
+    kept: list[int] = []
+    keep = box.keep_rendered
+
+    def noting(rendered: Sequence[Outgoing]) -> None:
+        kept.append(len(rendered))
+        keep(rendered)
+
+    box.keep_rendered = noting  # type: ignore[method-assign]
+    deliver(
+        box, lambda letter: Rendered(b"x" * 300_000, "m@acme", ""), {Medium.MAIL: Way()}, lambda: NOW, pool
+    )  # fmt: skip
+    assert kept == [1, 1, 1]
 
 
 # -- between the 250 and our commit ------------------------------------------------------------------------------
@@ -505,7 +544,8 @@ def test_what_was_sent_and_never_recorded_is_in_the_journal(
 ) -> None:
     row = box.add()
     box.broken_records = 1_000
-    drain(box, pool, Way(), journal=tmp_path / "sent.journal")
+    stop = threading.Event()
+    drain(box, pool, Way(), journal=tmp_path / "sent.journal", pause=lambda s: stop.set(), stopped=stop.is_set)
     assert row.state is OutboxState.SENDING
     assert journal.settled(tmp_path / "sent.journal") == {1: "250 ok"}
 
