@@ -307,7 +307,8 @@ def ingest(files: tuple[Path, ...], recipients: tuple[str, ...], sender: str | N
     Without --to: what Postfix says (ORIGINAL_RECIPIENT), else whichever of our inboxes stands in the headers, else the
     first one. Exit 75: not taken, try again; 65: too large; 67: none of our addresses.
     """
-    sender = os.environ.get("SENDER", "") if sender is None else sender
+    sender = os.environ.get("SENDER") if sender is None else sender
+    sender = "" if sender is None else sender.strip() or "<>"  # known and empty is the null return path
     recipients = recipients or tuple(filter(None, [os.environ.get("ORIGINAL_RECIPIENT", "")]))
     try:
         taken = _ingest(_raw_mails(files), recipients, sender)
@@ -365,7 +366,7 @@ def _envelope(config: Config, raw: bytes, recipients: Sequence[str], sender: str
     if strangers := [given for given, spelled in zip(recipients, told, strict=True) if not _inbox_of(config, spelled)]:
         _refuse(f"none of our addresses: {', '.join(strangers)}", NO_USER)
     found = told or _ours_in_headers(config, raw) or [config.inboxes[0].address]
-    return Envelope(mail_address(sender), tuple(dict.fromkeys(found)), "ingest")
+    return Envelope(mail_address(sender), tuple(dict.fromkeys(found)), "ingest", null=sender == "<>")
 
 
 def _inbox_of(config: Config, address: str) -> bool:

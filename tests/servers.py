@@ -57,6 +57,7 @@ SERVERS = (
         only_root=True,
     ),
     Server("chromium", ("chromium",), ("chromium", "fonts-dejavu-core")),  # no letters without a font
+    Server("npm", ("npm",), ("npm",)),  # fetches axe-core, which looks over the pages
     Server("swaks", ("swaks",), ("swaks",)),
     Server("faketime", ("faketime",), ("faketime",), on_request=True),
 )

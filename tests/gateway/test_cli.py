@@ -366,6 +366,24 @@ def recipients(place: Place) -> list[list[str]]:
     return [json.loads(line[0])["recipients"] for line in place.rows("select envelope from inbound order by id")]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "environment", "null"),
+    [
+        ((), {}, False),  # nobody said
+        ((), {"SENDER": ""}, True),  # Postfix says <> so
+        (("--sender", ""), {}, True),
+        ((), {"SENDER": "ann@hillcrest.example"}, False),
+    ],
+)
+def test_a_known_and_empty_sender_is_the_null_return_path(
+    place: Place, arguments: tuple[str, ...], environment: dict[str, str], null: bool
+) -> None:
+    place.run("init")
+    assert place.run("ingest", *arguments, stdin=MAIL, environment=environment).returncode == 0
+    ((envelope,),) = place.rows("select envelope from inbound")
+    assert json.loads(envelope)["null"] is null
+
+
 def test_a_mail_from_a_pipe_is_kept_byte_for_byte(place: Place) -> None:
     done = place.run("ingest", "--sender", "ann@hillcrest.example", stdin=MAIL)
     assert done.returncode == 0, done.stderr

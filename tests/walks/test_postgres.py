@@ -16,7 +16,8 @@ def test_the_first_path_on_postgresql(tmp_path: Path) -> None:
         service.start()
         try:
             service.send(OWN_MAIL)
-            acknowledgement = service.wait_for(lambda: sent_to(service, "ann@hillcrest.example"), "the acknowledgement")[0]
+            sent = service.wait_for(lambda: sent_to(service, "ann@hillcrest.example"), "the acknowledgement")
+            acknowledgement = sent[0]
             service.send(reply_to(acknowledgement, "It still shows F28.", "ann@hillcrest.example"))
 
             def ticket() -> dict[str, object]:
