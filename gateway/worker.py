@@ -259,16 +259,28 @@ def deliverer(
 ) -> Callable[[], object]:
     """The body of the task `deliver`."""
     config = working.config
-    return lambda: deliver(
-        box,
-        lambda paper: render(paper, config, working.keys, utc_now()),
-        senders,
-        utc_now,
-        pool,
-        journal=config.folder / "sent.journal",
-        fail_point=fail_point,
-        stopped=working.stopped.is_set,
-    )
+    timer: threading.Timer | None = None
+
+    def body() -> None:
+        nonlocal timer
+        deliver(
+            box,
+            lambda paper: render(paper, config, working.keys, utc_now()),
+            senders,
+            utc_now,
+            pool,
+            journal=config.folder / "sent.journal",
+            fail_point=fail_point,
+            stopped=working.stopped.is_set,
+        )
+        next_due = outbox.next_due(utc_now())
+        seconds = (next_due - utc_now()).total_seconds() if next_due else SWEEP_SECONDS
+        if seconds < SWEEP_SECONDS and not (timer and timer.is_alive()):
+            timer = threading.Timer(max(0.01, seconds), working.after_commit)  # what is held goes out on time
+            timer.daemon = True
+            timer.start()
+
+    return body
 
 
 def _senders(config: Config) -> Mapping[Medium, Any]:

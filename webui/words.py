@@ -274,7 +274,7 @@ def delivery(sent: Delivery, expected: str = "") -> Fate:
         return Fate("alert", f"{words}{to}: {sent.result or 'no reason given'}", True)
     if sent.attempts and sent.result:
         again = f", again at {clock(sent.not_before)}" if sent.not_before else ""
-        return Fate("clock", f"Not yet sent{to} after {sent.attempts} tries: {sent.result}{again}", True)
+        return Fate("clock", f"Not yet sent{to} after {_tries(sent.attempts)}: {sent.result}{again}", True)
     return Fate("clock", f"Goes out now{to}")
 
 
@@ -300,3 +300,7 @@ def told(deliveries: Sequence[Delivery]) -> str:
     """Who of us was told of an entry, in a sentence; "" for nobody."""
     names = [sent.recipient for sent in deliveries if sent.kind in ("notice", "echo")]
     return f"told {', '.join(names)}" if names else ""
+
+
+def _tries(number: int) -> str:
+    return "one try" if number == 1 else f"{number} tries"

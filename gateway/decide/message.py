@@ -134,11 +134,11 @@ def _unverified(case: Case) -> Decision | None:
         return None
     if case.proof is Proof.FAILED:
         return _park(case, "unverified-sender", "our mail server says that the sender is forged (dmarc=fail)")
+    if case.staff and case.proof is not Proof.PASSED and case.message.category not in BOUNCES | ROBOTS:
+        return _park(case, "unverified-sender", f"nothing proves that {case.staff.name} wrote this")
     token = case.match.token
     if token and token.purpose in addresses.STAFF and case.match.relation in (Relation.STRANGER, Relation.COLLEAGUE):
         return _park(case, "unverified-sender", "the reply address was made for one of us, and somebody else uses it")
-    if case.staff and case.proof is not Proof.PASSED and case.message.category not in BOUNCES | ROBOTS:
-        return _park(case, "unverified-sender", f"nothing proves that {case.staff.name} wrote this")
     return None
 
 

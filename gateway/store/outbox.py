@@ -146,7 +146,7 @@ def record_failed(id: int, words: str, again_at: datetime | None, now: datetime)
     if again_at is None:
         _finish(id, OutboxState.DEAD, words, now)
     else:
-        _back(id, OutboxState.READY, words, again_at, now)
+        _back(id, words, again_at, now)
 
 
 def record_uncertain(id: int, words: str, again_at: datetime | None, now: datetime) -> None:
@@ -154,7 +154,7 @@ def record_uncertain(id: int, words: str, again_at: datetime | None, now: dateti
     if again_at is None:
         _finish(id, OutboxState.UNCERTAIN, words, now)
     else:
-        _back(id, OutboxState.READY, words, again_at, now)
+        _back(id, words, again_at, now)
 
 
 def _finish(id: int, state: OutboxState, words: str, now: datetime, **columns: Any) -> None:
@@ -173,12 +173,12 @@ def _finish(id: int, state: OutboxState, words: str, now: datetime, **columns: A
     )
 
 
-def _back(id: int, state: OutboxState, words: str, again_at: datetime, now: datetime) -> None:
+def _back(id: int, words: str, again_at: datetime, now: datetime) -> None:
     update(
         "outbox",
         "id",
         id,
-        state=state,
+        state=OutboxState.READY,
         result=words[:500],
         owner="",
         lease_until=None,
@@ -197,7 +197,7 @@ def free(now: datetime, settled: Mapping[int, str]) -> int:
         elif medium == Medium.SMS:
             _finish(id, OutboxState.UNCERTAIN, "the sender was stopped while sending", now)
         else:
-            _back(id, OutboxState.READY, "the sender was stopped while sending", now, now)
+            _back(id, "the sender was stopped while sending", now, now)
     return len(lines)
 
 
@@ -317,16 +317,22 @@ def take_back(entry: int, now: datetime) -> tuple[int, str]:
 
 
 def release(id: int, now: datetime) -> None:
-    """Sends a held row now, or tries a dead one again from the start. Inside `writing()`."""
+    """Sends a held or waiting row now, or tries a dead one again from the start. Inside `writing()`."""
     changed = execute(
         "update outbox set state = 'ready', not_before = ?, attempts = 0, changed = ? "
-        "where id = ? and state in ('held', 'dead', 'uncertain')",
+        "where id = ? and state in ('held', 'dead', 'uncertain', 'ready')",
         micros(now),
         micros(now),
         id,
     ).rowcount
     if not changed:
         raise Permanent("This message does not wait any more.")
+
+
+def next_due(now: datetime) -> datetime | None:
+    """When the next row that waits falls due, after now; None when none waits."""
+    found = row("select min(not_before) from outbox where state in ('held', 'ready') and not_before > ?", micros(now))
+    return None if found is None or found[0] is None else moment(found[0])
 
 
 def any_due(now: datetime) -> bool:
