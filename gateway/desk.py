@@ -138,7 +138,7 @@ def process(desk: Desk) -> int:
         except Temporary as error:
             if not careful:
                 careful = BATCH  # one by one now: the database may refuse only one of them
-            elif store.is_writable():
+            elif store.is_writable(desk.now()):
                 _give_up(desk, ahead.popleft()[0], error)
             else:
                 raise

@@ -131,7 +131,7 @@ def test_who_may_not_install_is_told_the_command(
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert servers.main(["--install-missing"]) == code
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.endswith("chromium fonts-dejavu-core swaks")
+    assert line.endswith("chromium fonts-dejavu-core npm swaks")
     assert "faketime" not in line
 
 

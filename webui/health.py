@@ -34,7 +34,7 @@ def ready() -> Response:
 
 def _issues() -> tuple[queries.Issue, ...]:
     issues = queries.health(now())
-    if not store.is_writable():
+    if not store.is_writable(now()):
         return (queries.Issue("database", "The database cannot be written."), *issues)
     return issues
 

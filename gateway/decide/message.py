@@ -204,9 +204,9 @@ def _robot(case: Case) -> Decision | None:
 
 
 def _nameless(case: Case) -> Decision | None:
-    if case.sender or _ruled(case):
+    if case.message.author.address or _ruled(case):
         return None
-    return _park(case, "needs-sorting", "no usable sender: nobody could be answered")
+    return _park(case, "needs-sorting", f"no usable From; {case.sender or 'nobody'} handed it over")
 
 
 def _ours(case: Case) -> Decision | None:

@@ -17,7 +17,7 @@ from peewee import OperationalError
 
 from gateway import postgres, sqlite
 from gateway.config import Config
-from gateway.model import database, row
+from gateway.model import database
 from gateway.values import Temporary
 
 MIGRATIONS = Path(__file__).parent.parent / "migrations"
@@ -136,11 +136,13 @@ def only_worker() -> Any:
     return _engine.only_worker(database.obj, _folder)
 
 
-def is_writable() -> bool:
-    """Can a write transaction begin right now?"""
+def is_writable(now: datetime) -> bool:
+    """Can something be written and synced right now? A full disk shows only when something is."""
+    from gateway.store import schedule
+
     try:
         with writing():
-            row("select 1")
+            schedule.beat("probe", now)
     except Temporary:
         return False
     return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import json
@@ -27,6 +28,7 @@ MOST = 10  # of an audit's complaints
 @functools.cache
 def _template() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="ringback-template-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     Service(folder).command("init")
     return folder
 
