@@ -26,7 +26,7 @@ run: $(VENV)/.ok
 test: $(VENV)/.dev-ok
 	$(PYTHON) -m tests.servers --install-missing
 	$(MAKE) --no-print-directory lint
-	$(PYTHON) -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+	$(PYTHON) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev-ok
 	$(VENV)/bin/ruff check .

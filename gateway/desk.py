@@ -317,6 +317,7 @@ def tick(config: Config, now: datetime) -> None:
     with store.writing():
         schedule.beat("tick", now)
         outbox.settle_uncertain(now)
+        outbox.free(now, {}, only_expired=True)
     if schedule.due("nightly", now):
         seal = audit.fresh_seal()
         with store.writing():

@@ -93,6 +93,8 @@ class Parser:
 
     def _ask(self, request: bytes) -> bytes:
         """One exchange. Raises _Died. A child that was interrupted in one is no use for the next: it is ended."""
+        if self.child is not None and self.child.poll() is not None:
+            self.close()  # it died while it had nothing to do: that is not this mail's fault
         child = self.child or self._start()
         try:
             return self._exchange(child, request)

@@ -175,11 +175,15 @@ def _deliver_lane(way: Way, lane: Sequence[Outgoing]) -> int:
     tried, goes_on = 0, True
     while goes_on and tried < len(lane) and not way.stopped():
         taken: list[tuple[int, Sent]] = []
-        for outgoing, trouble in _rendered(way, lane[tried:]):
-            tried += 1
-            goes_on = _deliver_one(way, outgoing, trouble, taken) and not way.stopped()
-            if not goes_on:
-                break
+        try:
+            for outgoing, trouble in _rendered(way, lane[tried:]):
+                tried += 1
+                goes_on = _deliver_one(way, outgoing, trouble, taken) and not way.stopped()
+                if not goes_on:
+                    break
+        except Exception:
+            log.exception("a lane was left; what was taken is recorded, the rest is put back")
+            goes_on = False
         if taken:
             _record(way, partial(_settle, way, taken))
     _put_back(way, lane[tried:])
@@ -205,11 +209,11 @@ def _deliver_one(way: Way, outgoing: Outgoing, trouble: Exception | None, taken:
         sent = send(outgoing)
     except Exception as error:  # noqa: BLE001 - one message must not stop the others; it is recorded
         return _record_error(way, outgoing, _judged(error, outgoing, sending))
+    taken.append((outgoing.id, sent))
     way.fail_point("delivery.sent")
     if way.journal is not None:
         _note(lambda path: sent_journal.note_sent(path, outgoing.id, sent.words), way.journal)
     way.fail_point("delivery.noted")
-    taken.append((outgoing.id, sent))
     return True
 
 

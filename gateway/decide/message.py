@@ -395,7 +395,7 @@ def may_acknowledge(case: Case) -> tuple[bool, str]:
         (facts.sender.bounced, "mail to this address came back"),
         (facts.sender.opted_out, "the address wants no mail"),
         (case.proof is Proof.FAILED, "unverified sender"),
-        (facts.ruling is not None, "it waited in the mailroom"),
+        (_ruled(case) is not None, "it waited in the mailroom"),
         (seen(case.sender, "hour") >= limits.acknowledgements_per_address_hour, "this address got enough this hour"),
         (seen(case.sender, "day") >= limits.acknowledgements_per_address_day, "this address got enough today"),
         (seen(domain, "hour") >= limits.acknowledgements_per_domain_hour, "this domain got enough this hour"),

@@ -14,7 +14,7 @@ from typing import Any
 from gateway.model import execute, marks, micros, moment, row, rows, update
 from gateway.values import FilePart, Medium, NoticeKind, OutboxState, Outgoing, Permanent, Role, Sent
 
-LEASE = timedelta(minutes=15)  # longer than any send may take
+LEASE = timedelta(hours=1)  # longer than the slowest lane may take
 COLUMNS = (
     "id, ticket, entry, kind, medium, recipient, account, attempts, created_at, rendered, blob, message_id, "
     "envelope_sender, data"
@@ -33,6 +33,7 @@ FOLLOWERS = (
     "where medium = ? and recipient = ? and id > ? "
     f"and {BLOCKING} order by id limit ?"
 )
+SENDING = f"select id, medium from outbox where state = 'sending' and {BLOCKING} and lease_until < ?"  # noqa: S608
 
 
 def claim(owner: str, now: datetime, limit: int) -> list[list[Outgoing]]:
@@ -187,10 +188,11 @@ def _back(id: int, words: str, again_at: datetime, now: datetime) -> None:
     )
 
 
-def free(now: datetime, settled: Mapping[int, str]) -> int:
+def free(now: datetime, settled: Mapping[int, str], only_expired: bool = False) -> int:
     """Takes back what a dead worker was sending: `settled` are known as sent; other mail is sent again with the same
-    bytes and Message-ID, an SMS becomes uncertain. For the only worker there is. Inside `writing()`."""
-    lines = rows(f"select id, medium from outbox where state = 'sending' and {BLOCKING}")  # noqa: S608 - ours
+    bytes and Message-ID, an SMS becomes uncertain. For the only worker there is; `only_expired` while it lives. Inside `writing()`."""
+    before = micros(now) if only_expired else micros(now + 2 * LEASE)
+    lines = rows(SENDING, before)
     for id, medium in lines:
         if id in settled:
             record_sent([(id, Sent(words=settled[id]))], now)
