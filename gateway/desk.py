@@ -137,9 +137,9 @@ def process(desk: Desk) -> int:
             careful = max(0, careful - 1)
         except Temporary as error:
             if not careful:
-                careful = BATCH  # one by one now: the database may refuse only one of them
+                careful = BATCH  # one by one now: it may be only one of them
             elif store.is_writable(desk.now()):
-                _give_up(desk, ahead.popleft()[0], error)
+                _set_aside(desk, ahead.popleft()[0], error)
             else:
                 raise
             continue
@@ -168,11 +168,14 @@ def _write_group(desk: Desk, ahead: deque[tuple[intake.Waiting, Future[Understoo
     return len(taken)
 
 
-def _give_up(desk: Desk, waiting: intake.Waiting, error: Exception) -> None:
-    """Parks the one message that cannot be written although others can."""
+def _set_aside(desk: Desk, waiting: intake.Waiting, error: Exception) -> None:
+    """Leaves the one message that cannot be written although others can to the next sweep; parks it at once when the
+    database refuses just this one, else after an hour."""
     log.error("message %s cannot be written: %s", waiting.id, error)
-    with store.writing():
-        intake.fail(waiting.id, "our-error", str(error), desk.now())
+    now = desk.now()
+    if isinstance(error.__cause__, OperationalError) or now - waiting.received > PATIENCE:
+        with store.writing():
+            intake.fail(waiting.id, "our-error", str(error), now)
 
 
 def _write_one(desk: Desk, waiting: intake.Waiting, future: Future[Understood]) -> None:
@@ -211,8 +214,11 @@ def _decide(config: Config, keys: Keys, waiting: intake.Waiting, understood: Und
     )
     if understood.trouble:
         steps = (Step("unreadable", understood.trouble, hit=True), *steps)
-        if waiting.ruling and waiting.ruling.ticket:  # tried again, in vain: its ticket has all there is
-            return Decision(InboundState.FAILED, "unreadable", steps, ticket=waiting.ruling.ticket)
+        if decision.state is not InboundState.DONE:
+            return replace(decision, trace=steps)
+        ruling = waiting.ruling
+        if ruling and ruling.word == "retry" and ruling.ticket:  # tried again, in vain: its ticket has all there is
+            return Decision(InboundState.FAILED, "unreadable", steps, ticket=ruling.ticket)
         return replace(decision, state=InboundState.FAILED, reason="unreadable", trace=steps)
     return replace(decision, trace=steps)
 
@@ -276,7 +282,7 @@ def _rule(action: Rule, actor: Account) -> Written:
     ruling = replace(action.ruling, by=actor.id)
     at = intake.ticket_of(action.inbound)
     if ruling.word == "retry" and at is not None:
-        ruling = Ruling("ticket", at, actor.id)
+        ruling = Ruling("retry", at, actor.id)
     if not intake.rule(action.inbound, ruling):
         raise Permanent("This message does not wait any more.")
     return Written(at, (), ())

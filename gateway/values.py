@@ -391,7 +391,9 @@ class Facts:
     counts: Mapping[tuple[str, str, str], int] = field(default_factory=dict)  # (counter, subject, hour or day)
     entry_times: Mapping[int, datetime] = field(default_factory=dict)  # of entries that staff tokens name
     token_addresses: Mapping[int, str] = field(default_factory=dict)  # address ids that customer tokens name
-    outbox: Mapping[int, tuple[int | None, str]] = field(default_factory=dict)  # id -> (ticket, recipient), for bounces
+    outbox: Mapping[int, tuple[int | None, str, int | None]] = field(
+        default_factory=dict
+    )  # id -> (ticket, to, account)
     ruling: Ruling | None = None
     same_again: tuple[int, ...] = ()  # tickets of the same words from this sender within ten minutes, newest first
     known_ids: frozenset[str] = frozenset()  # of the message's References, those stored already

@@ -88,7 +88,7 @@ def decide_message(
     inbox = config.inbox(clues.inbox) or config.inboxes[0]
     case = Case(message, envelope, clues, facts, proof, config, keys, inbox, match, _first_steps(message, match, facts))
     decision = next((found for check in CHECKS if (found := check(case)) is not None), None) or _person(case)
-    if facts.ruling and facts.ruling.word == "allow":
+    if facts.ruling and facts.ruling.word == "allow" and case.sender:
         return replace(decision, blocks=((case.sender, False),))
     return decision
 
@@ -162,10 +162,9 @@ def _bounce(case: Case) -> Decision | None:
         return replace(decision, address_changes={ticket.requester_address: {"opted_out": True}})
     if not hard:
         return decision
-    failed = {id: recipient for id, (_, recipient) in case.facts.outbox.items()}
-    ours = {account.address for account in case.facts.staff} | {a.address for a in case.facts.accounts.values()}
+    failed = {id: recipient for id, (_, recipient, _) in case.facts.outbox.items()}
     # Of one of us who cannot be reached nobody is told by mail: it would come back, be told, and so on.
-    theirs = not failed or not set(failed.values()) <= ours
+    theirs = not failed or any(account is None for _, _, account in case.facts.outbox.values())
     return replace(
         decision,
         changes=_reopened(ticket, case) | {"unread": True} if theirs else {},
@@ -278,6 +277,7 @@ def _staff_answer(case: Case, account: Account, ticket: TicketFacts) -> Decision
             "next_at": case.facts.now + notices.LATER,
         }
         | ({} if ticket.assignee else {"assignee": account.id}),
+        address_changes=_reachable_again(case),
         notices=tuple(n for n in (answer, echo) if n),
     )
 
@@ -292,6 +292,7 @@ def _staff_note(case: Case, account: Account, ticket: TicketFacts) -> Decision:
         ticket=ticket.number,
         entries=(entry,),
         notices=(echo, *notices.to_assignee(ticket, case.facts, 0, but=account.id)),
+        address_changes=_reachable_again(case),
     )
 
 
@@ -301,7 +302,7 @@ def _staff_note(case: Case, account: Account, ticket: TicketFacts) -> Decision:
 def _person(case: Case) -> Decision:
     """Somebody wrote: on his ticket, or a new one."""
     ruling = case.facts.ruling
-    if ruling and ruling.word == "ticket" and (named := case.facts.tickets.get(ruling.ticket or 0)):
+    if ruling and ruling.word in ("ticket", "retry") and (named := case.facts.tickets.get(ruling.ticket or 0)):
         return _add(case, named, "ruling")
     if ruling and ruling.word == "new":
         return _open(case)

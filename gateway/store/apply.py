@@ -180,7 +180,7 @@ def _add_entry(number: int, chain: str, new: NewEntry, at: int, inbound: int | N
             new.text,
             new.quoted,
             new.html,
-            *(of_file(f.sha256, f.name) for f in new.files),
+            *(of_file(f.sha256, f.type, f.name) for f in new.files),
         ),
     }
     chain = link(chain, columns)
@@ -211,7 +211,7 @@ def _refer(value: str, number: int, entry: int | None) -> None:
     execute(
         "insert into reference (value, ticket, entry) values (?, ?, ?) on conflict (value) do update "
         "set entry = excluded.entry, ticket = excluded.ticket "
-        "where reference.entry is null and excluded.entry is not null",
+        "where reference.entry is null and excluded.entry is not null and reference.ticket = excluded.ticket",
         value,
         number,
         entry,
@@ -219,13 +219,13 @@ def _refer(value: str, number: int, entry: int | None) -> None:
 
 
 def digest(salt: str, *words: str) -> str:
-    """SHA-256 of an entry's salt and words: it stays when erasure empties the words."""
-    return hashlib.sha256("\0".join((salt, *words)).encode("utf-8", "surrogatepass")).hexdigest()
+    """SHA-256 of an entry's salt, words and files: it stays when erasure empties the words."""
+    return hashlib.sha256(json.dumps([salt, *words], separators=(",", ":")).encode()).hexdigest()
 
 
-def of_file(sha256: str, name: str) -> str:
-    """What an entry's digest covers of a file: its name and its bytes."""
-    return f"{sha256} {name}"
+def of_file(sha256: str, media_type: str, name: str) -> str:
+    """What an entry's digest covers of a file: its bytes, its type and its name."""
+    return f"{sha256} {media_type} {name}"
 
 
 def link(previous: str, columns: Mapping[str, Any]) -> str:

@@ -34,8 +34,8 @@ def _chains() -> Iterator[str]:
             yield f"entry {entry} of #{ticket}: its body is missing"
         elif salt and columns["digest"] != digest(salt, *words, *line[19]):
             yield f"entry {entry} of #{ticket}: its words or files are not those that were written"
-        elif not salt and any(words):
-            yield f"entry {entry} of #{ticket}: it was erased, and has words again"
+        elif not salt and (any(words) or line[19]):
+            yield f"entry {entry} of #{ticket}: it was erased, and has words or files again"
         last[ticket] = chain
     for number, chain in rows("select number, chain from ticket"):
         if chain != last.get(number, ""):
@@ -63,10 +63,10 @@ def _entries() -> Iterator[tuple[Any, ...]]:
 def _files(after: int, last: int) -> dict[int, list[str]]:
     """What the digests of these entries cover of their files."""
     found: dict[int, list[str]] = {}
-    for entry, sha256, name in rows(
-        "select entry, sha256, name from attachment where entry > ? and entry <= ? order by id", after, last
+    for entry, *file in rows(
+        "select entry, sha256, type, name from attachment where entry > ? and entry <= ? order by id", after, last
     ):
-        found.setdefault(entry, []).append(of_file(sha256, name))
+        found.setdefault(entry, []).append(of_file(*file))
     return found
 
 

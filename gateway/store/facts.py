@@ -255,13 +255,14 @@ def _addresses(ids: Sequence[int]) -> dict[int, str]:
     return dict(rows(f"select id, value from address where id in ({marks(wanted)})", *wanted))  # noqa: S608
 
 
-def _outbox(tokens: Sequence[Token]) -> dict[int, tuple[int | None, str]]:
-    """The rows a delivery report is about: named by its return address."""
-    ids = [token.who for token in tokens if token.purpose is Purpose.BOUNCE]
+def _outbox(tokens: Sequence[Token]) -> dict[int, tuple[int | None, str, int | None]]:
+    """The rows a delivery report is about: named by its return address, or by the Message-ID that came back (of a mail
+    that went to one person alone)."""
+    ids = [token.who for token in tokens if token.purpose in (Purpose.BOUNCE, Purpose.MESSAGE_ID) and token.who]
     if not ids:
         return {}
-    lines = rows(f"select id, ticket, recipient from outbox where id in ({marks(ids)})", *ids)  # noqa: S608
-    return {id: (ticket, recipient) for id, ticket, recipient in lines}
+    lines = rows(f"select id, ticket, recipient, account from outbox where id in ({marks(ids)})", *ids)  # noqa: S608
+    return {id: (ticket, recipient, account) for id, ticket, recipient, account in lines}
 
 
 def last_message(number: int) -> int:

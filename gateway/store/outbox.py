@@ -33,7 +33,10 @@ FOLLOWERS = (
     "where medium = ? and recipient = ? and id > ? "
     f"and {BLOCKING} order by id limit ?"
 )
-SENDING = f"select id, medium from outbox where state = 'sending' and {BLOCKING} and lease_until < ?"  # noqa: S608
+SENDING = (
+    "select id, medium from outbox "  # noqa: S608 - the words are ours
+    f"where state = 'sending' and {BLOCKING} and lease_until < ?"
+)
 
 
 def claim(owner: str, now: datetime, limit: int) -> list[list[Outgoing]]:
@@ -45,10 +48,13 @@ def claim(owner: str, now: datetime, limit: int) -> list[list[Outgoing]]:
     execute(
         "update outbox set state = 'ready' where state in ('held', 'ready') and state = 'held' and not_before <= ?", at
     )
-    runs = []
+    runs: list[list[int]] = []
+    taken: set[int] = set()
     for head, medium, recipient in rows(HEADS, at, limit):
-        runs.append([head, *_followers(head, medium, recipient, at)])
-    taken = [id for run in runs for id in run]
+        # An old failure that is due again blocks nobody: it and the first fresh row of its lane are both heads.
+        run = [id for id in (head, *_followers(head, medium, recipient, at)) if id not in taken]
+        runs += [run] if run else []
+        taken.update(run)
     if not taken:
         return []
     execute(
@@ -190,7 +196,8 @@ def _back(id: int, words: str, again_at: datetime, now: datetime) -> None:
 
 def free(now: datetime, settled: Mapping[int, str], only_expired: bool = False) -> int:
     """Takes back what a dead worker was sending: `settled` are known as sent; other mail is sent again with the same
-    bytes and Message-ID, an SMS becomes uncertain. For the only worker there is; `only_expired` while it lives. Inside `writing()`."""
+    bytes and Message-ID, an SMS becomes uncertain. For the only worker there is; `only_expired` while it lives.
+    Inside `writing()`."""
     before = micros(now) if only_expired else micros(now + 2 * LEASE)
     lines = rows(SENDING, before)
     for id, medium in lines:

@@ -372,6 +372,10 @@ CLAIMS = {
     "an older uncertain row blocks": ([Line("uncertain"), Line()], []),
     "an older row that is tried again later blocks": ([RETRY, Line()], []),
     "an older row that failed three times blocks no longer": ([OLD_FAILURE, Line()], [[2]]),
+    "an old failure that is due again and the fresh rows behind it are taken once": (
+        [Line(attempts=3), Line(attempts=4), Line(), Line()],
+        [[1, 3, 4], [2]],
+    ),
     "an older row held for undo does not block": ([Line("held", due=1), Line()], [[2]]),
     "an older row held for a person does not block": ([Line("held", due=None), Line()], [[2]]),
     "an older dead row does not block": ([Line("dead"), Line()], [[2]]),
