@@ -286,6 +286,8 @@ def test_a_reload_takes_over_a_new_inbox_and_loses_no_mail_that_comes_meanwhile(
 
 
 def test_a_reload_refuses_a_broken_config_as_a_whole(service: Service) -> None:
+    # The worker reads the file when it starts, which may be after the ports are open.
+    service.wait_for(lambda: service.rows("select 1 from alarm where name = 'tick'"), "the worker")
     broken = CONFIG.replace("mail = 0", "mail = -1\nmial = 0") + '[[inboxes]]\naddress = "sales@desk.example"\n'
     (service.folder / "config.toml").write_text(broken, encoding="utf-8")
     refused = service.command("reload", check=False)
