@@ -95,7 +95,7 @@ class Service:
         wanted = pattern.get(part, "inbound.parser")
         return [pid for pid, line in processes_of(self.process.pid if self.process else 0) if wanted in line]
 
-    def wait_for(self, condition: Callable[[], T], what: str, seconds: float = 15) -> T:
+    def wait_for(self, condition: Callable[[], T], what: str, seconds: float = 30) -> T:
         """The condition's first true value; the log's end in the error."""
         end = time.monotonic() + seconds
         while True:
