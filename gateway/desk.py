@@ -275,7 +275,8 @@ def _undo(config: Config, action: Undo, actor: Account, now: datetime) -> Writte
     if late:
         raise Permanent(late)
     known = facts.for_action([ticket], "", now)
-    return writer.apply(taken_back(known.tickets[ticket], action.entry, actor, now, config), now)
+    answered = facts.is_answered(ticket, action.entry)
+    return writer.apply(taken_back(known.tickets[ticket], action.entry, answered, actor, now, config), now)
 
 
 def _rule(action: Rule, actor: Account) -> Written:

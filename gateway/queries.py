@@ -231,7 +231,7 @@ def counts(account: int, now: datetime) -> Counts:
 
 def waiting_for_a_person() -> int:
     """What lies in the mailroom and needs a look: parked, failed, not delivered."""
-    return _bounded(f"inbound where {PARKED}") + _bounded(f"outbox where {STUCK}")
+    return _bounded(f"inbound where {LOOK}") + _bounded(f"outbox where {STUCK}")
 
 
 def _bounded(source: str, *values: Any) -> int:
@@ -537,6 +537,7 @@ def rendered(outbox: int) -> bytes | None:
 # -- the mailroom ------------------------------------------------------------------------------------------------
 
 PARKED = "state in ('parked', 'failed')"  # in the words of the partial indexes
+LOOK = f"{PARKED} and reason <> 'blocked-sender'"  # whom we refuse needs nobody; it stands under "parked"
 STUCK = "state in ('dead', 'uncertain', 'held') and (state <> 'held' or not_before is null)"
 STATES = ("look", "parked", "failed", "dead", "all")
 
@@ -621,7 +622,8 @@ def mailroom(state: str, now: datetime, before: int = 0, limit: int = PAGE) -> M
     received: list[Received] = []
     following = 0
     for wanted in {"look": ("parked", "failed"), "dead": (), "all": ("",)}.get(state, (state,)):
-        condition, values = (f"{PARKED} and state = ? and", [wanted]) if wanted else ("", [])
+        waits = LOOK if state == "look" else PARKED
+        condition, values = (f"{waits} and state = ? and", [wanted]) if wanted else ("", [])
         found = rows(f"{RECEIVED} where {condition} id < ? order by id desc limit ?", *values, below, limit + 1)
         if len(found) > limit:
             following = max(following, found[limit - 1][0])
@@ -658,20 +660,17 @@ def balance(now: datetime) -> Balance:
     """Today's figures, from the newest BALANCE arrivals."""
     today = micros(now.replace(hour=0, minute=0, second=0, microsecond=0))
     lines = rows(
-        "select state, ticket is not null, reason = 'blocked-sender', count(*) from (select state, ticket, reason "
-        "from inbound where received_at >= ? order by received_at desc limit ?) few group by 1, 2, 3",
+        "select state, ticket is not null, reason in ('blocked-sender', 'filed-away'), count(*) "
+        "from (select state, ticket, reason from inbound "
+        "where received_at >= ? order by received_at desc limit ?) few group by 1, 2, 3",
         today,
         BALANCE,
     )
     came = sum(line[3] for line in lines)
     filed = sum(n for state, on_ticket, _, n in lines if state == InboundState.DONE and on_ticket)
-    aside = sum(
-        n
-        for state, on_ticket, blocked, n in lines
-        if state in (InboundState.DUPLICATE, InboundState.LOOP)
-        or (state == InboundState.DONE and blocked and not on_ticket)
-    )
-    look = sum(line[3] for line in lines if line[0] in (InboundState.PARKED, InboundState.FAILED))
+    waits, twice = (InboundState.PARKED, InboundState.FAILED), (InboundState.DUPLICATE, InboundState.LOOP)
+    aside = sum(n for state, _, unwanted, n in lines if state in twice or unwanted)
+    look = sum(n for state, _, unwanted, n in lines if state in waits and not unwanted)
     reading = sum(line[3] for line in lines if line[0] == InboundState.NEW)
     opened = int(
         row(

@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from gateway.values import Account, Action, Written, utc_now
 log = logging.getLogger("ringback.serve")
 
 SLOW_CLIENT_SECONDS = 20
+STOP_SECONDS = 3
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -98,6 +100,13 @@ def web(config: Config) -> None:
         def init_signals(self) -> None:
             super().init_signals()
             signal.signal(signal.SIGHUP, self.handle_exit)  # a new config: finish, be started again
+
+        def handle_exit(self, sig: int, frame: Any) -> None:
+            super().handle_exit(sig, frame)
+            self.wsgi.extensions["ringback"].watch.close()  # open streams would hold the stop up for half a minute
+            last = threading.Timer(STOP_SECONDS, os._exit, (0,))  # and so would a browser that keeps its connection
+            last.daemon = True
+            last.start()
 
         def enqueue_req(self, conn: Any) -> None:
             conn.sock.settimeout(SLOW_CLIENT_SECONDS)

@@ -368,7 +368,7 @@ class Twin:
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """What a person said about a parked message: retry, release, allow, new, or ticket <n>."""
+    """What a person said about a parked message: retry, release, allow, new, ticket <n>, or file (not needed)."""
 
     word: str
     ticket: int | None = None

@@ -219,7 +219,8 @@ def subject_of(letter: Letter, firm: str) -> str:
     if kind is NoticeKind.ACKNOWLEDGEMENT:
         # Strangers must not have us carry their advertising: of a subject that we only repeat, links are cut.
         subject = " ".join(word for word in subject.split() if not LINK.search(word))[:ACKNOWLEDGED_SUBJECT].rstrip()
-    if kind in ANSWERS_SOMETHING:
+    answers = kind is not NoticeKind.ANSWER or letter.quoted or letter.in_reply_to  # else it is our first word
+    if kind in ANSWERS_SOMETHING and answers:
         prefix = REPLY_PREFIX.match(subject)
         subject = "Re: " + (subject[prefix.end() :] if prefix else subject)
     tagged = f"{subject} [{firm} #{letter.number}]" if letter.number else f"{firm}: {subject}"

@@ -18,6 +18,7 @@ FIRST = {
     "needs-sorting": (("new", "New ticket"),),
     "automatic-unmatched": (("new", "New ticket"),),
     "bounce-unmatched": (("new", "New ticket"),),
+    "blocked-sender": (("allow", "Let this sender in"),),
 }
 DONE = {
     "retry": "It is tried again.",
@@ -25,6 +26,7 @@ DONE = {
     "allow": "Its sender is let in from now on.",
     "new": "It becomes a new ticket.",
     "ticket": "It goes to #{}.",
+    "file": "Filed away: nobody needs it. It stays in the list of everything.",
 }
 
 

@@ -77,6 +77,11 @@ class Watch:
         for stream in self._of(account):
             stream.put(None)
 
+    def close(self) -> None:
+        """Ends all streams: the process stops, and each of them holds a thread."""
+        for stream in self._of():
+            stream.put(None)
+
     def _of(self, account: int | None = None) -> list[Stream]:
         with self._lock:
             return [s for s in self._streams if account in (None, s.account)]

@@ -42,6 +42,7 @@ REASONS = {
     "message-id-reused": "Its Message-ID was used before on the ticket",
     "ping-pong": "The sender wrote the same several times within ten minutes",
     "ruling": "One of us said that it belongs here",
+    "filed-away": "One of us said that nobody needs it",
     "auto-reply": "An automatic answer to the ticket",
     "ooo": "Out of office: an automatic answer to the ticket",
     "bounce-hard": "Our mail came back: it could not be delivered",

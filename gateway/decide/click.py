@@ -212,15 +212,22 @@ ACTIONS: dict[type, Callable[[Any, Account, Facts, Config], Decision]] = {
 }
 
 
-def taken_back(ticket: TicketFacts, entry: int, actor: Account, now: datetime, config: Config) -> Decision:
-    """After an answer was cancelled in time: the ticket waits for us again, and the timeline says so."""
+def taken_back(
+    ticket: TicketFacts, entry: int, answered: bool, actor: Account, now: datetime, config: Config
+) -> Decision:
+    """After an answer was cancelled in time: the timeline says so, and the ticket waits for us again, unless an earlier
+    answer has gone out since the customer wrote (`answered`)."""
+    event = _event(actor, "taken-back", entry=entry)
+    if answered:
+        waits: dict[str, Any] = {"status": Status.WAITING, "closed_at": None, "closing_reason": ""}
+        return Decision(DONE, "taken-back", ticket=ticket.number, entries=(event,), changes=waits)
     inbox = config.inbox(ticket.inbox) or config.inboxes[0]
     answer_by = now + timedelta(hours=inbox.answer_hours)
     return Decision(
         DONE,
         "taken-back",
         ticket=ticket.number,
-        entries=(_event(actor, "taken-back", entry=entry),),
+        entries=(event,),
         changes={
             "status": Status.OPEN, "closed_at": None, "closing_reason": "", "due_at": answer_by, "next_at": answer_by,
         },

@@ -104,6 +104,13 @@ def _first_steps(message: InboundMessage, match: Match, facts: Facts) -> tuple[S
 # -- the checks, in order ----------------------------------------------------------------------------------------
 
 
+def _filed(case: Case) -> Decision | None:
+    """Somebody said that nobody needs it: it stays in the mailroom's list of everything."""
+    if _ruled(case) != "file":
+        return None
+    return Decision(InboundState.DONE, "filed-away", case.step("ruling", "not needed"))
+
+
 def _duplicate(case: Case) -> Decision | None:
     """Rule 6: the same Message-ID and the same content came before."""
     for twin in case.facts.twins:
@@ -225,6 +232,7 @@ def _ours(case: Case) -> Decision | None:
 
 
 CHECKS: tuple[Callable[[Case], Decision | None], ...] = (
+    _filed,
     _duplicate,
     _loop,
     _blocked,

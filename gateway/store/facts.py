@@ -269,3 +269,15 @@ def last_message(number: int) -> int:
     """The newest entry of a ticket that somebody outside wrote."""
     found = row("select id from entry where ticket = ? and kind = 'message' order by id desc limit 1", number)
     return int(found[0]) if found else 0
+
+
+def is_answered(number: int, but: int) -> bool:
+    """Has an answer other than this entry gone out, or is on its way, since somebody outside last wrote?"""
+    found = row(
+        "select 1 from entry e join outbox o on o.entry = e.id and o.kind = 'answer' and o.state <> 'cancelled' "
+        "where e.ticket = ? and e.kind = 'answer' and e.id <> ? and e.id > ? limit 1",
+        number,
+        but,
+        last_message(number),
+    )
+    return found is not None

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from gateway import store
+from gateway import queries, store
 from gateway.config import parse
 from gateway.model import execute, micros, row, update
 from gateway.values import (
     Account,
+    Answer,
     Assign,
     Close,
     Envelope,
@@ -24,6 +25,7 @@ from gateway.values import (
     Proof,
     Purpose,
     Ruling,
+    Undo,
 )
 from tests.conftest import ADA, ANN, BEN, DOMAIN, MAX, SALES, SETTINGS, SUE, SUPPORT, TOM, DeskDb, Result, letter
 
@@ -522,3 +524,30 @@ def test_there_is_no_such_closing_reason(desk_db: DeskDb) -> None:
 def test_the_database_of_a_test_is_its_own(desk_db: DeskDb, tmp_path: Path) -> None:
     assert desk_db.config.folder == tmp_path / "data"
     assert desk_db.count("ticket") == 0
+
+
+def test_what_nobody_needs_is_filed_away_and_waits_no_longer(desk_db: DeskDb) -> None:
+    mail = letter(MAX, "Your parcel", category=MessageClass.AUTO_REPLY)
+    parked = desk_db.receive(mail)
+    assert parked.state == "parked"
+    filed = desk_db.rule(parked, mail, Ruling("file"), desk_db.people["sue"])
+    assert (filed.state, filed.reason, filed.ticket) == ("done", "filed-away", None)
+
+
+def test_a_refused_sender_needs_nobodys_look_but_can_be_found(desk_db: DeskDb) -> None:
+    with store.writing():
+        execute("insert into block (value, refused, at) values (?, ?, 0)", MAX.address, True)
+    desk_db.receive(letter(MAX))
+    assert queries.waiting_for_a_person() == 0
+    assert [line.reason for line in queries.mailroom("parked", desk_db.now).received] == ["blocked-sender"]
+    assert queries.mailroom("look", desk_db.now).received == ()
+
+
+def test_undoing_a_second_answer_leaves_the_ticket_waiting_for_the_customer(desk_db: DeskDb) -> None:
+    ticket = desk_db.receive(letter(ANN)).ticket
+    assert ticket is not None
+    ada = desk_db.people["ada"]
+    desk_db.perform(Answer(ticket, "We come at eight."), ada)
+    second = desk_db.perform(Answer(ticket, "No, at nine."), ada, desk_db.now + MINUTE)
+    desk_db.perform(Undo(second.entries[0]), ada, desk_db.now + MINUTE)
+    assert desk_db.ticket(ticket)["status"] == "waiting"

@@ -155,6 +155,10 @@ class Browser:
             self.url = answer.url
             return str(answer.read().decode())
 
+    def opened(self, path: str) -> Any:
+        """An answer that goes on, to be closed by the caller."""
+        return self._opener.open(self.base + path, timeout=30)
+
     def post_form(self, page: str, path: str, **fields: str) -> str:
         token = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', page)
         assert token, "the page has no form"

@@ -165,3 +165,15 @@ def test_sigterm_while_mail_pours_in_loses_nothing_that_was_taken(service: Servi
     waiting = "select count(*) from outbox where state not in ('sent', 'dead')"
     service.wait_for(lambda: service.rows(waiting) == [(0,)], "everything to be sent", seconds=30)
     assert json.loads(service.command("check", "--audit", "--json").stdout)["problems"] == []
+
+
+def test_a_browser_that_listens_does_not_hold_up_the_stop(tmp_path: Path) -> None:
+    """Seen: SIGTERM took ten seconds and ended in SIGKILL once a browser had the inbox open."""
+    service = Service(tmp_path)
+    service.start()
+    browser = service.signed_in()
+    with browser.opened("/events"):
+        started = time.monotonic()
+        service.stop()
+        assert time.monotonic() - started < 8
+    assert "web ended with code 0" in service.log.read_text(encoding="utf-8")
