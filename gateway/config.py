@@ -10,8 +10,10 @@ from __future__ import annotations
 import difflib
 import hashlib
 import ipaddress
+import logging
 import os
 import re
+import sys
 import tomllib
 from collections.abc import Mapping
 from functools import cached_property
@@ -330,6 +332,17 @@ def _kept_secret(path: Path) -> str:
         return ""
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"web.secret: {path} cannot be read: {error}"]) from error
+
+
+def begin_child(log: logging.Logger) -> Config:
+    """How every child of the supervisor begins: it logs to stderr and loads the settings; it ends with EX_CONFIG, and
+    the problems said, when they cannot be used."""
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
+    try:
+        return load()
+    except ConfigError as error:
+        log.error("%s", error)
+        sys.exit(EX_CONFIG)
 
 
 def parse(table: Mapping[str, Any], environment: Mapping[str, str]) -> Config:

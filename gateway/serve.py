@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gateway import bell, blobs, desk, store
-from gateway.config import EX_CONFIG, Config, ConfigError, load
+from gateway.config import Config, ConfigError, begin_child, load
 from gateway.values import Account, Action, Written, utc_now
 
 log = logging.getLogger("ringback.serve")
@@ -27,12 +27,7 @@ STOP_SECONDS = 3
 
 def main(arguments: Sequence[str]) -> None:
     """Runs one child until SIGTERM."""
-    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
-    try:
-        config = load()
-    except ConfigError as error:
-        log.error("%s", error)
-        sys.exit(EX_CONFIG)
+    config = begin_child(log)
     store.connect(config)
     if arguments[0] == "intake":
         asyncio.run(intake(config, arguments[1:]))

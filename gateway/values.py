@@ -326,14 +326,10 @@ class TicketFacts:
     requester: int | None
     requester_address: str
     assignee: int | None
-    team: str
     closed_at: datetime | None
     merged_into: int | None
     participants: frozenset[str]  # every address on the ticket: the requester's, Cc, guests
     last_entry: int
-    chain: str
-    kind: str = "support"
-    priority: str = "normal"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ import os
 import queue
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gateway import bell, blobs, desk, store
-from gateway.config import EX_CONFIG, Config, ConfigError, load
+from gateway.config import Config, ConfigError, begin_child, load
 from gateway.failpoints import fail_point
 from gateway.store import intake, outbox
 from gateway.store.together import GroupWriter, Job
@@ -78,7 +77,6 @@ class Reader:
     """Parser processes for the threads of the pool: each understanding borrows one."""
 
     def __init__(self, config: Config) -> None:
-
         self.config = config
         self._folder = config.folder / "blobs"
         limits = config.limits
@@ -92,7 +90,6 @@ class Reader:
 
     def understand(self, waiting: intake.Waiting, staff: frozenset[str]) -> desk.Understood:
         """A mailroom row's message and what proves its sender. What cannot be read becomes a minimal message."""
-
         parser = self._idle.get()
         try:
             message = parser.parse(waiting.raw, waiting.envelope)
@@ -177,12 +174,7 @@ class Box:
 
 def main() -> None:
     """Runs until SIGTERM. Exit 0; 78 when the config cannot be used."""
-    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
-    try:
-        config = load()
-    except ConfigError as error:
-        log.error("%s", error)
-        sys.exit(EX_CONFIG)
+    config = begin_child(log)
     store.connect(config)
     lock = store.only_worker()
     stop, reload, wake = threading.Event(), threading.Event(), threading.Event()

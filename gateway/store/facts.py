@@ -5,7 +5,7 @@ Each look-up is one statement on an index; none depends on how many tickets ther
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -41,8 +41,8 @@ OWNED = (
     "where ca.certainty = 'known' and ca.contact in ({})"
 )
 TICKET_COLUMNS = (
-    "number", "inbox", "status", "subject", "requester", "requester_address", "assignee", "team", "closed_at",
-    "merged_into", "last_entry", "chain", "kind", "priority",
+    "number", "inbox", "status", "subject", "requester", "requester_address", "assignee", "closed_at", "merged_into",
+    "last_entry",
 )  # fmt: skip
 TICKET = f"select {', '.join(TICKET_COLUMNS)} from ticket"  # noqa: S608 - names are ours
 
@@ -61,6 +61,7 @@ def for_message(message: InboundMessage, clues: Clues, inbound: int, ruling: Rul
     tickets = tickets_by_number(numbers)
     staff_ids = [token.who for token in tokens if token.purpose in STAFF]
     accounts = accounts_by_id([*staff_ids, *(t.assignee for t in tickets.values() if t.assignee)])
+    blocks = _blocks(message.sender.address)
     return Facts(
         now=now,
         sender=person(message.sender.address),
@@ -69,8 +70,8 @@ def for_message(message: InboundMessage, clues: Clues, inbound: int, ruling: Rul
         twins=twins,
         accounts=accounts,
         staff=staff(),
-        blocked=_block(message.sender.address, refused=True),
-        allowed=bool(_block(message.sender.address, refused=False)),
+        blocked=next((value for value, refused in blocks if refused), ""),
+        allowed=not all(refused for _, refused in blocks),
         counts=counts(message.sender.address, now),
         entry_times=_entry_times([token.entry for token in tokens if token.purpose in STAFF]),
         token_addresses=_addresses([t.who for t in tokens if t.purpose is Purpose.CUSTOMER_REPLY]),
@@ -125,16 +126,18 @@ def tickets_by_number(numbers: Sequence[int]) -> dict[int, TicketFacts]:
         if not wanted:
             break
         lines = rows(f"{TICKET} where number in ({marks(wanted)})", *wanted)
-        people = _participants(lines)
-        found |= {line[0]: _ticket(line, people[line[0]]) for line in lines}
-        wanted = [line[9] for line in lines if line[9] and line[9] not in found]
+        tickets = [dict(zip(TICKET_COLUMNS, line, strict=True)) for line in lines]
+        people = _participants(tickets)
+        found |= {said["number"]: _ticket(said, people[said["number"]]) for said in tickets}
+        wanted = [said["merged_into"] for said in tickets if said["merged_into"] and said["merged_into"] not in found]
     return found
 
 
-def _participants(lines: Sequence[tuple[Any, ...]]) -> dict[object, frozenset[str]]:
-    numbers = [line[0] for line in lines]
-    contacts = [line[4] for line in lines if line[4]]
-    people: dict[object, set[str]] = {line[0]: {str(line[5])} - {""} for line in lines}
+def _participants(tickets: Sequence[Mapping[str, Any]]) -> dict[int, frozenset[str]]:
+    """Every address on each ticket: of its requester, and of who else is on it."""
+    numbers = [said["number"] for said in tickets]
+    contacts = [said["requester"] for said in tickets if said["requester"]]
+    people: dict[int, set[str]] = {said["number"]: {said["requester_address"]} - {""} for said in tickets}
     for ticket, address in rows(
         f"select ticket, address from participant where ticket in ({marks(numbers)})",  # noqa: S608
         *numbers,
@@ -142,17 +145,16 @@ def _participants(lines: Sequence[tuple[Any, ...]]) -> dict[object, frozenset[st
         people[ticket].add(address)
     if contacts:
         owned = rows(OWNED.format(marks(contacts)), *contacts)
-        for line in lines:
-            people[line[0]].update(value for contact, value in owned if contact == line[4])
+        for said in tickets:
+            people[said["number"]].update(value for contact, value in owned if contact == said["requester"])
     return {number: frozenset(addresses) for number, addresses in people.items()}
 
 
-def _ticket(line: tuple[Any, ...], participants: frozenset[str]) -> TicketFacts:
-    said = dict(zip(TICKET_COLUMNS, line, strict=True))
+def _ticket(said: Mapping[str, Any], participants: frozenset[str]) -> TicketFacts:
     closed_at = said["closed_at"]
     return TicketFacts(
-        **said
-        | {
+        **{
+            **said,
             "status": Status(said["status"]),
             "closed_at": None if closed_at is None else moment(closed_at),
             "participants": participants,
@@ -205,11 +207,9 @@ def _twins(message_id: str, inbound: int) -> tuple[Twin, ...]:
     return tuple(Twin(*line) for line in lines)
 
 
-def _block(address: str, refused: bool) -> str:
-    found = row(
-        "select value from block where value in (?, ?) and refused = ? limit 1", address, domain_of(address), refused
-    )
-    return str(found[0]) if found else ""
+def _blocks(address: str) -> list[tuple[str, bool]]:
+    """What was said of an address and of its domain: (value, refused?)."""
+    return rows("select value, refused from block where value in (?, ?)", address, domain_of(address))
 
 
 def counts(address: str, now: datetime) -> dict[tuple[str, str, str], int]:
