@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 PREFIX = "RINGBACK__"
 EX_CONFIG = 78  # sysexits(3): the exit code of a program that cannot use its config
@@ -137,6 +137,110 @@ class Inbox(Section):
         return self.addressing != "no"
 
 
+class Twilio(Section):
+    """An account at Twilio. `auth_tokens` are tried in turn, so that a new one can be brought in; the first signs us in
+    unless there is an API key."""
+
+    account_sid: str = Field(pattern=r"^AC[0-9a-fA-F]{32}$")
+    auth_tokens: tuple[str, ...] = Field(repr=False, min_length=1)
+    api_key_sid: str = ""
+    api_key_secret: str = Field("", repr=False)
+    messaging_service_sid: str = Field("", pattern=r"^(MG[0-9a-fA-F]{32})?$")
+
+
+class Kannel(Section):
+    """A Kannel on our side of the wall: SMPP, CIMD and modems come through it. It asks our two URLs with GET, only from
+    `allow_from` and with `secret` in the query."""
+
+    send_url: str = "http://127.0.0.1:13013/cgi-bin/sendsms"
+    user: str = "ringback"
+    password: str = Field("", repr=False)
+    secret: str = Field(repr=False, min_length=8)
+    allow_from: tuple[str, ...] = ("127.0.0.1", "::1")
+    smsc: str = ""
+
+    @field_validator("allow_from")
+    @classmethod
+    def _networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        for network in networks:
+            ipaddress.ip_network(network)
+        return networks
+
+
+class HttpSms(Section):
+    """Any provider with an HTTP interface: templates out, a mapping of names in. `{to} {from} {text} {id} {callback}`
+    are filled into `url` and `body`, encoded as each needs."""
+
+    url: str
+    method: Literal["GET", "POST"] = "POST"
+    headers: dict[str, str] = Field(default_factory=dict, repr=False)
+    body: str = ""
+    content_type: str = "application/json"
+    id_path: str = "id"  # where the answer names the message: dots go down
+    timeout_seconds: float = Field(10, gt=0, le=60)
+    # incoming: names of the fields, dots go down; `secret` signs the body (HMAC-SHA256, hex or base64, in `signature`)
+    secret: str = Field(repr=False, min_length=8)
+    signature: str = "X-Signature"
+    field_id: str = "id"
+    field_from: str = "from"
+    field_to: str = "to"
+    field_text: str = "text"
+    field_status: str = "status"
+    field_code: str = "code"
+    statuses: dict[str, str] = Field(default_factory=dict)  # the provider's word → ours
+
+
+class MailSms(Section):
+    """Email-to-SMS: a mail to `{number}@domain`. One way, unless the gateway mails replies to an inbox."""
+
+    domain: str
+    strip_plus: bool = True
+
+
+class SmsNumber(Section):
+    """A number people text to, or several of one provider (`pool`): each its conversation."""
+
+    number: str
+    driver: Literal["twilio", "kannel", "http", "email", "file"] = "file"
+    pool: tuple[str, ...] = ()
+    inbox: str = ""  # whose team, kind, hours and signature its tickets have: a mail address, "" the first
+    region: str = Field("", pattern=r"^([A-Z]{2})?$")  # of numbers written without a country; "" that of `number`
+    acknowledge: bool = True
+    reopen_days: int = Field(7, ge=0, le=3650)
+    quiet_from: str = Field("21:00", pattern=r"^[0-2][0-9]:[0-5][0-9]$")
+    quiet_until: str = Field("08:00", pattern=r"^[0-2][0-9]:[0-5][0-9]$")
+    price: float = Field(0, ge=0)  # of a segment, for the estimate on the page
+    currency: str = ""
+    per_second: float = Field(1, gt=0, le=1000)  # messages from one number
+    poll_minutes: float = Field(5, gt=0)
+    twilio: Twilio | None = None
+    kannel: Kannel | None = None
+    http: HttpSms | None = None
+    email: MailSms | None = None
+
+    @model_validator(mode="after")
+    def _has_its_section(self) -> SmsNumber:
+        if self.driver != "file" and getattr(self, self.driver) is None:
+            raise ValueError(f"driver {self.driver!r} needs its section [sms.{self.driver}]")
+        if self.driver in ("twilio", "kannel", "http") and not all(map(_is_sender, self.numbers)):
+            raise ValueError("number and pool: numbers in the international form +447700900999, or a sender's name")
+        return self
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """All numbers of ours behind it, the main one first."""
+        return (self.number, *self.pool)
+
+    @property
+    def one_way(self) -> bool:
+        """A sender's name instead of a number: nobody can answer it, nor say STOP."""
+        return not self.number.startswith("+")
+
+
+def _is_sender(text: str) -> bool:
+    return re.fullmatch(r"\+[1-9][0-9]{6,14}|[A-Za-z0-9 ]{1,11}", text) is not None
+
+
 class SmtpIn(Section):
     host: str = "127.0.0.1"
     port: int = Field(8025, ge=0, le=65535)
@@ -233,6 +337,11 @@ class Limits(Section):
     parse_seconds: float = Field(60, gt=0)
     parse_memory_mb: int = Field(1024, ge=128)
     parsers: int = Field(1, ge=1, le=8)
+    sms_automatic_per_hour: int = Field(3, ge=0)  # to one phone
+    sms_automatic_per_day: int = Field(10, ge=0)
+    sms_segments_per_day: int = Field(500, ge=0)  # beyond it automatic SMS wait till tomorrow; people's never wait
+    new_sms_tickets_per_hour: int = Field(5, ge=1)
+    commands_per_ten_minutes: int = Field(30, ge=1)
 
 
 class Undo(Section):
@@ -241,6 +350,15 @@ class Undo(Section):
     mail: float = Field(15, ge=0)
     staff_mail: float = Field(60, ge=0)
     sms: float = Field(5, ge=0)
+    command: float = Field(600, ge=0)  # how long UNDO takes a technician's command back
+    field: float = Field(60, ge=0)  # how long what a technician says to a customer waits
+
+
+class InField(Section):
+    """People in the field: which of their commands need a one-time code besides the phone in the hand."""
+
+    needs_code: tuple[Literal["reply-others", "reopen-old"], ...] = ("reply-others", "reopen-old")
+    tell_customer_done: bool = True
 
 
 class Closing(Section):
@@ -266,6 +384,18 @@ class Config(Section):
     limits: Limits = Field(default_factory=Limits)
     undo: Undo = Field(default_factory=Undo)
     closing: Closing = Field(default_factory=Closing)
+    field: InField = Field(default_factory=InField)
+    sms: tuple[SmsNumber, ...] = ()
+
+    @model_validator(mode="after")
+    def _sms_numbers_differ(self) -> Config:
+        numbers = [number for way in self.sms for number in way.numbers]
+        if twice := {n for n in numbers if numbers.count(n) > 1}:
+            raise ValueError(f"sms: {', '.join(sorted(twice))} stands there twice")
+        for way in self.sms:
+            if way.inbox and self.inbox(way.inbox) is None:
+                raise ValueError(f"sms: inbox {way.inbox} is none of [[inboxes]]")
+        return self
 
     @field_validator("inboxes")
     @classmethod
@@ -296,6 +426,15 @@ class Config(Section):
         if not address:
             return self.inboxes[0]
         return next((inbox for inbox in self.inboxes if inbox.address == address), None)
+
+    def way(self, number: str) -> SmsNumber | None:
+        """The `[[sms]]` that one of our numbers belongs to."""
+        return next((way for way in self.sms if number in way.numbers), None)
+
+    def way_of(self, inbox: str) -> SmsNumber | None:
+        """How a ticket of this inbox sends SMS: its own number, else the first; None when there is none."""
+        own = (way for way in self.sms if (way.inbox or self.inboxes[0].address) == inbox)
+        return next(own, self.sms[0] if self.sms else None)
 
 
 def config_path() -> Path:

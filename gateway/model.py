@@ -85,8 +85,11 @@ class Address(Table):
     medium = TextField()
     value = TextField(unique=True)
     opted_out = BooleanField(default=False)
+    opted_out_at = UtcField(null=True)
     quiet = BooleanField(default=False)
     bounced = BooleanField(default=False)
+    sms_ok = BooleanField(default=True)  # False: a landline, a dead number
+    commands_off_until = UtcField(null=True)  # after five wrong codes
 
 
 class ContactAddress(Table):
@@ -222,6 +225,7 @@ Ticket.add_index(
 )
 Ticket.add_index(Ticket.inbox, Ticket.next_at, Ticket.number, where=SQL("status <> 'closed'"), name="ticket_open_inbox")
 Ticket.add_index(Ticket.updated_at, Ticket.number, where=SQL("status = 'closed'"), name="ticket_closed")
+Ticket.add_index(Ticket.snoozed_until, where=SQL("snoozed_until is not null"), name="ticket_snoozed")
 Ticket.add_index(Ticket.alert_at, where=SQL("alert_at is not null"), name="ticket_alert")
 
 
@@ -365,6 +369,13 @@ class Outbox(Table):
     result = TextField(default="")
     done_at = UtcField(null=True)
     changed = BigIntegerField(default=0)
+    number = TextField(default="")  # of an SMS: which of our numbers it goes from
+    status = TextField(default="")  # of an SMS: the highest of its receipts
+    code = TextField(default="")  # of an SMS: the provider's, when it failed
+    segments = IntegerField(default=0)
+    price = TextField(default="")  # decimal, as the provider says it
+    currency = TextField(default="")
+    resends = IntegerField(default=0)  # whole new attempts after a receipt said that it did not arrive
 
 
 Outbox.add_index(
@@ -379,6 +390,60 @@ Outbox.add_index(Outbox.state, Outbox.id, where=SQL("state in ('dead', 'uncertai
 Outbox.add_index(Outbox.changed, name="outbox_changed")
 Outbox.add_index(Outbox.ticket, Outbox.id, name="outbox_ticket")
 Outbox.add_index(Outbox.message_id, where=SQL("message_id <> ''"), name="outbox_message_id")
+
+
+Outbox.add_index(Outbox.provider_id, where=SQL("medium = 'sms' and provider_id <> ''"), name="outbox_provider_id")
+Outbox.add_index(Outbox.number, Outbox.recipient, Outbox.id, where=SQL("medium = 'sms'"), name="outbox_sms")
+Outbox.add_index(Outbox.recipient, Outbox.id, where=SQL("medium = 'sms'"), name="outbox_phone")
+
+
+class Result(Table):
+    """Every receipt of an SMS, once; `Outbox.status` shows the highest."""
+
+    id = BigAutoField()
+    outbox = BigIntegerField()
+    status = TextField()
+    code = TextField(default="")
+    words = TextField(default="")
+    at = UtcField()
+
+    class Meta:
+        indexes = ((("outbox", "status", "code"), True),)
+
+
+class Question(Table):
+    """What was last asked of, or listed to, a phone. `options` is JSON: lines 1, 2, … with their tickets."""
+
+    id = BigAutoField()
+    number = TextField()  # ours
+    phone = TextField()
+    kind = TextField()
+    options = TextField(default="[]")
+    command = TextField(default="")  # the words that wait for the answer
+    held = BigIntegerField(null=True)  # the first inbound message that waits for it
+    code = TextField(default="")  # SHA-256 of a one-time code
+    tries = IntegerField(default=0)
+    created_at = UtcField()
+    expires_at = UtcField()
+    state = TextField(default="open")  # open, answered, guessed, over
+
+    class Meta:
+        indexes = ((("phone", "id"), False),)
+
+
+Question.add_index(Question.expires_at, where=SQL("state = 'open'"), name="question_open")
+
+
+class Binding(Table):
+    """Which number of a pool carries which ticket's conversation with a phone."""
+
+    number = TextField()
+    phone = TextField()
+    ticket = IntegerField()
+    used_at = UtcField()
+
+    class Meta:
+        primary_key = CompositeKey("number", "phone")
 
 
 class Counter(Table):
@@ -436,8 +501,8 @@ class Alarm(Table):
 
 TABLES: list[Any] = [
     Organisation, Contact, Address, ContactAddress, Account, Session, Code, LoginAttempt, Team, TeamMember,
-    Ticket, Participant, Entry, Body, Attachment, Reference, Seal, Inbound, Outbox, Counter, Block, Schedule,
-    Draft, Alarm,
+    Ticket, Participant, Entry, Body, Attachment, Reference, Seal, Inbound, Outbox, Result, Question, Binding, Counter, Block,
+    Schedule, Draft, Alarm,
 ]  # fmt: skip
 
 # -- statements --------------------------------------------------------------------------------------------------

@@ -21,6 +21,26 @@ class Permanent(Exception):
     """Trying again will not help: tell a person (SMTP 5xx, HTTP 4xx)."""
 
 
+class Later(Temporary):
+    """Not processed, and safe to try again, not before `seconds` from now (HTTP 429 with Retry-After)."""
+
+    def __init__(self, words: str, seconds: float = 0.0) -> None:
+        super().__init__(words)
+        self.seconds = seconds
+
+
+class Uncertain(Temporary):
+    """The whole message was handed over and no answer came: it may have arrived."""
+
+
+class Refused(Permanent):
+    """The provider will not take it: `code` is the provider's, `why` is ours."""
+
+    def __init__(self, words: str, code: str, why: Refusal) -> None:
+        super().__init__(words)
+        self.code, self.why = code, why
+
+
 class Channel(StrEnum):
     """How something reached us, or by which way an entry was made."""
 
@@ -123,6 +143,50 @@ class NoticeKind(StrEnum):
     ECHO = "echo"  # "this is what I did with your message", to one of us
     CODE = "code"  # a one-time code or link
     ALARM = "alarm"  # to the administrator
+    MENU = "menu"  # which of your tickets is this about?
+    LIST = "list"  # what a phone asked to be told: mine, show, status, commands
+    USAGE = "usage"  # it was not understood, and what can be written
+    JOB = "job"  # a job is given to somebody in the field
+    CONSENT = "consent"  # "you will get no more SMS": the one SMS that still goes after STOP
+    CLOSING = "closing"  # "your request is done", to the customer
+
+
+class Refusal(StrEnum):
+    """Why an SMS did not arrive; what happens then is a table in `decide.undelivered` (sms.md 4.8)."""
+
+    NUMBER = "number"  # no such number, a landline, a dead line
+    OPTED_OUT = "opted-out"
+    HANDSET = "handset"  # switched off or out of reach
+    FILTERED = "filtered"  # taken for spam, or blocked
+    CONFIG = "config"  # we asked for something that the provider does not do
+    ACCOUNT = "account"  # wrong password, suspended, unregistered: nothing goes until a person acts
+    OVERLOAD = "overload"  # the provider's queue
+    UNKNOWN = "unknown"
+
+
+class Delivery(StrEnum):
+    """What a provider says of an SMS it took, in its own order (sms.md 4.7)."""
+
+    ACCEPTED = "accepted"
+    QUEUED = "queued"
+    SCHEDULED = "scheduled"
+    SENDING = "sending"
+    SENT = "sent"
+    UNDELIVERED = "undelivered"
+    FAILED = "failed"
+    CANCELED = "canceled"
+    DELIVERED = "delivered"
+    READ = "read"
+    PRICED = "priced"  # says only what it cost
+
+
+class QuestionKind(StrEnum):
+    """What was last asked of, or listed to, a phone."""
+
+    MENU = "menu"  # which ticket do you mean? something is held until the answer
+    LIST = "list"  # lines that "done 2" refers to
+    JOB = "job"  # will you take this job? a bare "ok" says yes
+    CODE = "code"  # a command that waits for its one-time code
 
 
 class Purpose(StrEnum):
@@ -197,6 +261,76 @@ class RawResponse:
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """A picture on its way: where the provider keeps it, and what it says it is."""
+
+    url: str
+    type: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sms:
+    """A text message received. `sender` and `recipient` as the provider wrote them; `id` is the provider's own.
+
+    `opt_out` is what the provider did by itself: STOP, START, HELP, or "".
+    """
+
+    driver: str
+    id: str
+    sender: str
+    recipient: str
+    text: str
+    media: tuple[Media, ...] = ()
+    opt_out: str = ""
+    country: str = ""
+    at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of an SMS of ours. `outbox` is our id from the callback's URL, None when it does not say."""
+
+    driver: str
+    id: str
+    status: Delivery
+    outbox: int | None = None
+    code: str = ""
+    why: Refusal | None = None  # of failed and undelivered
+    words: str = ""
+    segments: int = 0
+    price: str = ""  # decimal, as positive cost
+    currency: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OutSms:
+    """An SMS to be sent. `id` is the outbox row's, for the callback's URL; `attempts` counts this one."""
+
+    id: int
+    sender: str
+    recipient: str
+    text: str
+    callback: str = ""
+    attempts: int = 1
+    since: datetime | None = None  # of the first attempt: where a look-up begins
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """What a provider of SMS can do."""
+
+    two_way: bool = True
+    receipts: bool = True
+    media: bool = False
+    price: bool = False
+    handles_opt_out: bool = False  # answers STOP by itself
+    max_chars: int = 1600
+    can_look_up: bool = False  # can be asked whether it took a message
+    polls: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +432,9 @@ class Account:
     generation: int
     active: bool = True
     bounced: bool = False  # mail to the address came back
+    phone: str = ""  # enrolled, and it wants SMS: "" when there is none
+    supervisor: int | None = None
+    time_zone: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -504,7 +641,8 @@ class Written:
 class Answer:
     """An answer to the people on a ticket. `then` is "", "wait" or "close" (with `reason`).
 
-    `seen` is the newest entry the writer had before his eyes, 0 when unknown: the stale-reply guard.
+    `seen` is the newest entry the writer had before his eyes, 0 when unknown: the stale-reply guard. `by` is mail or
+    SMS; None as the customer last wrote.
     """
 
     ticket: int
@@ -513,6 +651,7 @@ class Answer:
     then: str = ""
     reason: str = ""
     seen: int = 0
+    by: Medium | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -552,7 +691,8 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """A new mail to somebody, which opens a ticket. `nonce` makes the form's second click harmless."""
+    """A new mail or SMS to somebody, which opens a ticket. `to` is a mail address or a phone number as typed; an SMS
+    needs no subject. `nonce` makes the form's second click harmless."""
 
     inbox: str
     to: str
@@ -593,7 +733,56 @@ class Rule:
     ruling: Ruling
 
 
-Action = Answer | Remark | Assign | Close | Reopen | Read | Write | Spam | Undo | Release | Rule
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A message that lies on the wrong ticket goes to another, None for a new one; both tell it."""
+
+    entry: int
+    ticket: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Enrol:
+    """A phone from which one of us may give commands, once it has shown its code. `phone` as typed."""
+
+    account: int
+    phone: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """The code that came to the phone, typed on the page."""
+
+    account: int
+    phone: str
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Revoke:
+    """A lost phone: at once it gives no commands any more."""
+
+    account: int
+    phone: str
+
+
+Action = (
+    Answer
+    | Remark
+    | Assign
+    | Close
+    | Reopen
+    | Read
+    | Write
+    | Spam
+    | Undo
+    | Release
+    | Rule
+    | Move
+    | Enrol
+    | Verify
+    | Revoke
+)
 
 
 # -- what is sent ------------------------------------------------------------------------------------------------
@@ -621,10 +810,12 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """The other side took it. `provider_id` is its name for it; `words` its last answer."""
+    """The other side took it. `provider_id` is its name for it; `words` its last answer; `segments` 0 = not said."""
 
     provider_id: str = ""
     words: str = ""
+    segments: int = 0
+    sender: str = ""  # our number, when the provider chose it
 
 
 def utc_now() -> datetime:

@@ -18,7 +18,7 @@ from itertools import chain, repeat
 from pathlib import Path
 from typing import Protocol
 
-from gateway.values import Medium, Outgoing, Permanent, Sent, Temporary
+from gateway.values import Medium, Outgoing, Permanent, Sent, Temporary, Uncertain
 from outbound import journal as sent_journal
 from outbound.render import Letter, Rendered
 
@@ -48,10 +48,6 @@ OUR_ERROR_WAITS = WAITS[:3]
 UNCERTAIN_WAITS = (timedelta(seconds=60),)
 # Pauses before what happened is written down again, when the database refuses. Only then is a row left `sending`.
 RECORD_PAUSES = (0.2, 1.0, 5.0, 15.0)
-
-
-class Uncertain(Temporary):
-    """The whole message was handed over and no answer came: it may have arrived."""
 
 
 class Box(Protocol):

@@ -19,8 +19,7 @@ import time
 from collections.abc import Callable
 
 from gateway.config import SmtpOut
-from gateway.values import Outgoing, Permanent, Sent, Temporary
-from outbound.delivery import Uncertain
+from gateway.values import Outgoing, Permanent, Sent, Temporary, Uncertain
 
 KEEP_SECONDS = 60.0  # an idle connection is not trusted for longer: servers and firewalls forget it in silence
 AFTER_DOT = 4  # times the time-out: the server scans the mail now (RFC 5321 4.5.3.2.6 even asks for ten minutes)

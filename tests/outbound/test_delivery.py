@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.values import Medium, NoticeKind, OutboxState, Outgoing, Permanent, Sent, Temporary
+from gateway.values import Medium, NoticeKind, OutboxState, Outgoing, Permanent, Sent, Temporary, Uncertain
 from outbound import journal
-from outbound.delivery import Uncertain, deliver, next_attempt
+from outbound.delivery import deliver, next_attempt
 from outbound.render import Letter, Rendered
 
 NOW = datetime(2026, 11, 23, 14, 5, tzinfo=UTC)

@@ -18,8 +18,7 @@ from aiosmtpd.smtp import AuthResult, Envelope, LoginPassword
 from aiosmtpd.smtp import Session as SmtpSession
 
 from gateway.config import SmtpOut
-from gateway.values import Medium, NoticeKind, Outgoing, Permanent, Temporary
-from outbound.delivery import Uncertain
+from gateway.values import Medium, NoticeKind, Outgoing, Permanent, Temporary, Uncertain
 from outbound.smtp_out import SmtpSender
 
 MAIL = b"Subject: hello\r\n\r\nfirst\r\n.second\r\n..third\r\n"

@@ -1,0 +1,51 @@
+"""What the mailroom keeps of what is not mail: the frozen value as JSON, with the key that makes it one delivery.
+
+SMS `<driver>:in:<provider id>`, receipts `<driver>:st:<provider id>:<status>` (DESIGN.md 3, Keys).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from gateway.values import Arrival, Channel, Delivery, Envelope, Media, Receipt, Refusal, Sms
+
+
+def arrival(value: Sms | Receipt, received: datetime) -> Arrival:
+    """A received value as `desk.accept` takes it."""
+    raw = json.dumps({"value": type(value).__name__, **asdict(value)}, default=_as_text, ensure_ascii=False)
+    sender = value.sender if isinstance(value, Sms) else ""
+    recipients = (value.recipient,) if isinstance(value, Sms) else ()
+    envelope = Envelope(sender, recipients, path="web")
+    # Half characters (lone surrogates) are replaced: no database keeps them.
+    return Arrival(key_of(value), Channel.SMS, raw.encode("utf-8", "replace"), envelope, received)
+
+
+def key_of(value: Sms | Receipt) -> str:
+    """What counts as the same delivery."""
+    if isinstance(value, Sms):
+        return f"{value.driver}:in:{value.id}"
+    code = f":{value.code}" if value.code else ""
+    return f"{value.driver}:st:{value.id}:{value.status}{code}"
+
+
+def read(raw: bytes) -> Sms | Receipt:
+    """The value that was kept. Raises ValueError when it is none of ours."""
+    said: dict[str, Any] = json.loads(raw)
+    kind = said.pop("value", "")
+    if kind == "Sms":
+        at = said.pop("at")
+        media = tuple(Media(**item) for item in said.pop("media"))
+        return Sms(**said, media=media, at=datetime.fromisoformat(at) if at else None)
+    if kind == "Receipt":
+        why = said.pop("why")
+        return Receipt(**said | {"status": Delivery(said["status"]), "why": Refusal(why) if why else None})
+    raise ValueError(f"not a kept value: {kind!r}")
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"cannot be kept: {value!r}")
