@@ -23,14 +23,15 @@ from typing import Any
 
 from peewee import OperationalError
 
-from gateway import blobs, store
+from gateway import blobs, kept, phones, store, texting
 from gateway.addresses import Keys, load_keys
+from gateway.commands import Said
 from gateway.config import Config
-from gateway.decide import decide_action, decide_message
-from gateway.decide.click import taken_back
+from gateway.decide import decide_action, decide_message, enrolment
+from gateway.decide.click import moved, taken_back, wake
 from gateway.failpoints import fail_point
 from gateway.matching import clues as read_clues
-from gateway.store import accounts, audit, facts, intake, outbox, schedule
+from gateway.store import accounts, audit, facts, intake, outbox, schedule, texts
 from gateway.store import apply as writer
 from gateway.store.together import GroupWriter, Job
 from gateway.values import (
@@ -39,20 +40,28 @@ from gateway.values import (
     Answer,
     Arrival,
     Assign,
+    Caps,
+    Channel,
     Decision,
+    Enrol,
     Envelope,
     Facts,
     FilePart,
     InboundMessage,
     InboundState,
+    Move,
     Permanent,
     Proof,
+    Receipt,
     Release,
+    Revoke,
     Rule,
     Ruling,
+    Sms,
     Step,
     Temporary,
     Undo,
+    Verify,
     Write,
     Written,
     utc_now,
@@ -95,11 +104,13 @@ class Committer:
 
 @dataclass(frozen=True, slots=True)
 class Understood:
-    """A message with what its sender's proof is worth; `trouble` says why it could not be read."""
+    """A message with what its sender's proof is worth; `trouble` says why it could not be read. `sms` is the text
+    message that it was made from."""
 
     message: InboundMessage
     proof: Proof = Proof.NONE
     trouble: str = ""
+    sms: Sms | None = None
 
 
 Understand = Callable[[intake.Waiting, frozenset[str]], Understood]
@@ -116,11 +127,13 @@ class Desk:
     now: Callable[[], datetime] = utc_now
     after_commit: Callable[[], None] = lambda: None
     stopped: threading.Event = field(default_factory=threading.Event)
+    caps: Callable[[str], Caps] = lambda driver: Caps()
+    again: bool = False  # an answer made earlier messages wait to be decided once more
 
 
 def process(desk: Desk) -> int:
     """Understands, decides and writes everything that waits; returns how many messages were handled."""
-    ahead: deque[tuple[intake.Waiting, Future[Understood]]] = deque()
+    ahead: deque[tuple[intake.Waiting, Future[Understood | Receipt]]] = deque()
     after, handled, more, careful = 0, 0, True, 0
     staff = schedule.staff_addresses()
     while not desk.stopped.is_set():
@@ -128,7 +141,9 @@ def process(desk: Desk) -> int:
             found = intake.waiting(desk.config.folder / "blobs", after, AHEAD)
             more = bool(found)
             after = found[-1].id if found else after
-            ahead.extend((row, desk.pool.submit(desk.understand, row, staff)) for row in found)
+            ahead.extend(
+                (row, desk.pool.submit(_understand, desk.config, desk.understand, row, staff)) for row in found
+            )
         if not ahead:
             break
         ahead[0][1].exception()  # waits for the oldest; its error is dealt with inside
@@ -144,16 +159,29 @@ def process(desk: Desk) -> int:
                 raise
             continue
         desk.after_commit()
+        if desk.again:
+            desk.again, more, after = False, True, 0
     return handled
 
 
-def _write_group(desk: Desk, ahead: deque[tuple[intake.Waiting, Future[Understood]]], limit: int) -> int:
+def _understand(
+    config: Config, understand: Understand, waiting: intake.Waiting, staff: frozenset[str]
+) -> Understood | Receipt:
+    """A mail goes to a parser; of everything else the mailroom keeps the value, which is only read back."""
+    if waiting.channel == Channel.MAIL:
+        return understand(waiting, staff)
+    raw = waiting.raw.read_bytes() if isinstance(waiting.raw, Path) else waiting.raw
+    value = kept.read(raw)
+    return value if isinstance(value, Receipt) else Understood(texting.understood(value, config), sms=value)
+
+
+def _write_group(desk: Desk, ahead: deque[tuple[intake.Waiting, Future[Understood | Receipt]]], limit: int) -> int:
     """Writes what is understood already, in order, in one transaction of at most `limit` messages or BATCH_SECONDS.
 
     When it cannot be written nothing of it is, and all of it stands in `ahead` again. Raises Temporary.
     """
     fail_point("process.before")
-    taken: list[tuple[intake.Waiting, Future[Understood]]] = []
+    taken: list[tuple[intake.Waiting, Future[Understood | Receipt]]] = []
     try:
         with store.writing():
             end = time.monotonic() + BATCH_SECONDS
@@ -178,7 +206,7 @@ def _set_aside(desk: Desk, waiting: intake.Waiting, error: Exception) -> None:
             intake.fail(waiting.id, "our-error", str(error), now)
 
 
-def _write_one(desk: Desk, waiting: intake.Waiting, future: Future[Understood]) -> None:
+def _write_one(desk: Desk, waiting: intake.Waiting, future: Future[Understood | Receipt]) -> None:
     if not intake.still_new(waiting.id):
         return
     now = desk.now()
@@ -187,10 +215,14 @@ def _write_one(desk: Desk, waiting: intake.Waiting, future: Future[Understood]) 
         return
     try:
         with store.savepoint():
-            understood = future.result()
-            decision = _decide(desk.config, desk.keys, waiting, understood, now)
+            found = future.result()
+            if isinstance(found, Receipt):
+                decision, message = texting.receipt(found, now, desk.config), None
+            else:
+                decision, message = _decide(desk.config, desk.keys, desk.caps, waiting, found, now), found.message
             fail_point("process.decided")
-            writer.apply(decision, now, waiting.id, understood.message)
+            writer.apply(decision, now, waiting.id, message)
+            desk.again |= bool(decision.rulings)
             fail_point("process.applied")
     except (OperationalError, Temporary):
         raise  # nothing of this group is written, all of it is tried again
@@ -199,9 +231,23 @@ def _write_one(desk: Desk, waiting: intake.Waiting, future: Future[Understood]) 
         intake.fail(waiting.id, "our-error", traceback.format_exc(), now)
 
 
-def _decide(config: Config, keys: Keys, waiting: intake.Waiting, understood: Understood, now: datetime) -> Decision:
+def _decide(
+    config: Config,
+    keys: Keys,
+    caps: Callable[[str], Caps],
+    waiting: intake.Waiting,
+    understood: Understood,
+    now: datetime,
+) -> Decision:
     started = time.perf_counter()
     message = understood.message
+    if understood.sms:
+        sms = understood.sms
+        decision, _ = texting.decide(
+            sms, message, config, caps(sms.driver), now, sms.at or waiting.received, waiting.id, waiting.ruling
+        )
+        took = Step("decided", f"settings {config.digest}", round((time.perf_counter() - started) * 1000, 2))
+        return replace(decision, trace=(*decision.trace, took))
     clues = read_clues(message, waiting.envelope, config, keys)
     known = facts.for_message(message, clues, waiting.id, waiting.ruling, now)
     looked = time.perf_counter()
@@ -236,11 +282,41 @@ def perform(
     config: Config, action: Action, actor: Account, now: datetime, after_commit: Callable[[], None] = lambda: None
 ) -> Written:
     """Does what one of us asks for, on this thread's connection. Raises Permanent with words for him, or Temporary."""
+    refusal = ""
     with store.writing():
-        written = _perform(config, action, actor, now)
+        if isinstance(action, Enrol | Verify | Revoke):
+            written, refusal = _about_a_phone(config, action, now)
+        else:
+            written = _perform(config, action, actor, now)
         fail_point("perform.written")
     after_commit()
+    if refusal:
+        raise Permanent(refusal)
     return written
+
+
+def _about_a_phone(config: Config, action: Enrol | Verify | Revoke, now: datetime) -> tuple[Written, str]:
+    """What was written, and words when the code was wrong: the try is counted all the same."""
+    number = _phone(action.phone, config)
+    known = texts.for_phone(number, action.account, now)
+    if isinstance(action, Enrol):
+        decision = enrolment.enrol(action, number, known, config)
+    elif isinstance(action, Verify):
+        decision = enrolment.verify(action, known)
+    else:
+        decision = enrolment.revoke(action, number, known)
+    wrong = "That is not the code that was sent." if decision.reason == "wrong-code" else ""
+    return writer.apply(decision, now), wrong
+
+
+def _phone(typed: str, config: Config) -> str:
+    """A number as somebody typed it. Raises Permanent with words for him."""
+    way = config.sms[0] if config.sms else None
+    region = (way.region or phones.region_of(way.number)) if way else ""
+    try:
+        return phones.phone(typed, region or "US")
+    except ValueError as error:
+        raise Permanent(f"{str(error)[:1].upper()}{str(error)[1:]}.") from error
 
 
 def _perform(config: Config, action: Action, actor: Account, now: datetime) -> Written:
@@ -251,6 +327,11 @@ def _perform(config: Config, action: Action, actor: Account, now: datetime) -> W
         return Written(None, (), (action.outbox,))
     if isinstance(action, Rule):
         return _rule(action, actor)
+    if isinstance(action, Move):
+        return _move(config, action, actor, now)
+    if isinstance(action, Write) and "@" not in action.to:
+        action = replace(action, to=_phone(action.to, config))
+    assert not isinstance(action, Enrol | Verify | Revoke), "those are about a phone"
     address = action.to if isinstance(action, Write) else ""
     numbers = [] if isinstance(action, Write) else [action.ticket]
     known = facts.for_action(numbers, address, now)
@@ -279,6 +360,19 @@ def _undo(config: Config, action: Undo, actor: Account, now: datetime) -> Writte
     return writer.apply(taken_back(known.tickets[ticket], action.entry, answered, actor, now, config), now)
 
 
+def _move(config: Config, action: Move, actor: Account, now: datetime) -> Written:
+    source = facts.message_on(action.entry)
+    if source is None:
+        raise Permanent("Only a message that came from outside can be moved.")
+    known = facts.for_action([source.ticket, *([action.ticket] if action.ticket else [])], "", now)
+    target = known.tickets.get(action.ticket or 0)
+    if action.ticket and target is None:
+        raise Permanent(f"There is no ticket #{action.ticket}.")
+    if action.ticket == source.ticket:
+        raise Permanent("It is on this ticket already.")
+    return writer.apply(moved(source, known.tickets[source.ticket], target, actor, known, config), now)
+
+
 def _rule(action: Rule, actor: Account) -> Written:
     ruling = replace(action.ruling, by=actor.id)
     at = intake.ticket_of(action.inbound)
@@ -301,14 +395,29 @@ def rehearse(
     return decide_message(message, envelope, clues, known, proof, config, keys)
 
 
-def replay(config: Config, keys: Keys, inbound: int, understand: Understand, now: datetime) -> dict[str, Any]:
+def rehearse_text(config: Config, sms: Sms, caps: Caps, now: datetime) -> tuple[Decision, Said]:
+    """What would become of an SMS right now, and what is read in it. Writes nothing."""
+    return texting.decide(sms, texting.understood(sms, config), config, caps, now, now)
+
+
+def replay(
+    config: Config,
+    keys: Keys,
+    inbound: int,
+    understand: Understand,
+    now: datetime,
+    caps: Callable[[str], Caps] = lambda driver: Caps(),
+) -> dict[str, Any]:
     """Decides a received message again and says what would be different. Writes and sends nothing."""
     waiting = intake.one(config.folder / "blobs", inbound)
     if waiting is None:
         raise Permanent(f"there is no received message {inbound}")
     before = intake.outcome(inbound)
-    understood = understand(waiting, schedule.staff_addresses())
-    decision = _decide(config, keys, waiting, understood, now)
+    understood = _understand(config, understand, waiting, schedule.staff_addresses())
+    if isinstance(understood, Receipt):
+        decision = texting.receipt(understood, now, config)
+    else:
+        decision = _decide(config, keys, caps, waiting, understood, now)
     # It would open a ticket for the reason for which it did: that is the one it has.
     again = decision.new_ticket is not None and decision.reason == before["reason"]
     ticket = before["ticket"] if again else decision.ticket
@@ -319,18 +428,25 @@ def replay(config: Config, keys: Keys, inbound: int, understand: Understand, now
 # -- tick --------------------------------------------------------------------------------------------------------
 
 
-def tick(config: Config, now: datetime) -> None:
-    """What the clock brings: uncertain mail is settled, the nightly seal is written, what has ended is cleaned up."""
+def tick(config: Config, now: datetime) -> bool:
+    """What the clock brings: uncertain mail is settled, menus that nobody answered end, pauses are over, the nightly
+    seal is written, what has ended is cleaned up. True when received messages wait to be decided again."""
     with store.writing():
         schedule.beat("tick", now)
         outbox.settle_uncertain(now)
         outbox.free(now, {}, only_expired=True)
+        woken = texting.expire_questions(now)
+        for number, ticket in facts.tickets_by_number(texting.wake_tickets(now), most=50).items():
+            known = facts.accounts_by_id([ticket.assignee])
+            writer.apply(wake(ticket, known, facts.staff(), now, config), now)
+            log.info("#%d is awake again", number)
     if schedule.due("nightly", now):
         seal = audit.fresh_seal()
         with store.writing():
             audit.write_seal(seal, now)
             accounts.clean(now)
             schedule.done("nightly", now, _next_night(now))
+    return woken
 
 
 def _next_night(now: datetime) -> datetime:

@@ -90,6 +90,7 @@ class Address(Table):
     bounced = BooleanField(default=False)
     sms_ok = BooleanField(default=True)  # False: a landline, a dead number
     commands_off_until = UtcField(null=True)  # after five wrong codes
+    automatic_off_until = UtcField(null=True)  # it behaves like a machine
 
 
 class ContactAddress(Table):
@@ -501,8 +502,8 @@ class Alarm(Table):
 
 TABLES: list[Any] = [
     Organisation, Contact, Address, ContactAddress, Account, Session, Code, LoginAttempt, Team, TeamMember,
-    Ticket, Participant, Entry, Body, Attachment, Reference, Seal, Inbound, Outbox, Result, Question, Binding, Counter, Block,
-    Schedule, Draft, Alarm,
+    Ticket, Participant, Entry, Body, Attachment, Reference, Seal, Inbound, Outbox, Result, Question, Binding, Counter,
+    Block, Schedule, Draft, Alarm,
 ]  # fmt: skip
 
 # -- statements --------------------------------------------------------------------------------------------------

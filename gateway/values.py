@@ -187,6 +187,7 @@ class QuestionKind(StrEnum):
     LIST = "list"  # lines that "done 2" refers to
     JOB = "job"  # will you take this job? a bare "ok" says yes
     CODE = "code"  # a command that waits for its one-time code
+    ENROL = "enrol"  # a phone that has to show its code before it gives commands
 
 
 class Purpose(StrEnum):
@@ -453,6 +454,17 @@ class Person:
 
 
 @dataclass(frozen=True, slots=True)
+class Reach:
+    """One way to write to somebody, and whether he wants it."""
+
+    medium: Medium
+    address: str
+    opted_out_at: datetime | None = None
+    usable: bool = True  # neither opted out, nor known as dead
+    time_zone: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class TicketFacts:
     """What deciding needs to know of a ticket."""
 
@@ -467,6 +479,11 @@ class TicketFacts:
     merged_into: int | None
     participants: frozenset[str]  # every address on the ticket: the requester's, Cc, guests
     last_entry: int
+    organisation: int | None = None
+    updated_at: datetime | None = None
+    snoozed_until: datetime | None = None
+    escalation_level: int = 0
+    reach: tuple[Reach, ...] = ()  # of the requester, as he last wrote first
 
 
 @dataclass(frozen=True, slots=True)
@@ -501,7 +518,10 @@ class Twin:
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """What a person said about a parked message: retry, release, allow, new, ticket <n>, or file (not needed)."""
+    """What a person said about a parked message: retry, release, allow, new, ticket <n>, or file (not needed).
+
+    Nobody (`by` None) said it: the sender's own answer to a menu, or, with the word `guess`, an answer that never came.
+    """
 
     word: str
     ticket: int | None = None
@@ -532,6 +552,116 @@ class Facts:
     known_ids: frozenset[str] = frozenset()  # of the message's References, those stored already
 
 
+# -- what is known of a text message -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Phone:
+    """A phone number, and who has it. `account`: it is enrolled by one of us, and gives commands."""
+
+    number: str
+    people: tuple[Person, ...] = ()
+    account: Account | None = None
+    opted_out: bool = False
+    commands_off_until: datetime | None = None
+    automatic_off_until: datetime | None = None
+    time_zone: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question that was asked of a phone. `number` is ours; `options`: what each line stands for; None is "something
+    new"."""
+
+    id: int
+    number: str
+    phone: str
+    kind: QuestionKind
+    options: tuple[int | None, ...]
+    command: str
+    held: int | None
+    code: str
+    tries: int
+    created_at: datetime
+    expires_at: datetime
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class SentText:
+    """An SMS of ours to the phone."""
+
+    at: datetime
+    ticket: int | None
+    kind: NoticeKind
+    number: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """An SMS that came from the phone before. `guessed` says which question's guess brought it to its ticket."""
+
+    inbound: int
+    at: datetime
+    ticket: int | None
+    entry: int | None
+    state: InboundState
+    reason: str
+    content_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What went to somebody because of a command: still held, gone, or taken back."""
+
+    outbox: int
+    kind: NoticeKind
+    state: OutboxState
+    at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """A command that one of us gave before, with the columns of the ticket as they were."""
+
+    entry: int
+    ticket: int
+    verb: str
+    at: datetime
+    before: Mapping[str, Any]
+    undone: bool
+    told: tuple[Told, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TextFacts:
+    """What the database knows about a text message, read in the transaction that will write the decision.
+
+    `candidates` are the tickets of all people with this phone, open or closed not long ago, newest activity first;
+    `jobs` those that are given to one of us. Lists of the past are newest first.
+    """
+
+    now: datetime
+    phone: Phone
+    number: str  # ours, that was written to
+    tickets: Mapping[int, TicketFacts] = field(default_factory=dict)
+    candidates: tuple[int, ...] = ()
+    jobs: tuple[int, ...] = ()
+    questions: tuple[Asked, ...] = ()
+    sent: tuple[SentText, ...] = ()
+    heard: tuple[Heard, ...] = ()
+    bindings: tuple[tuple[str, int, datetime], ...] = ()  # (our number, ticket, when): a pool's conversations
+    orders: tuple[Ordered, ...] = ()
+    accounts: Mapping[int, Account] = field(default_factory=dict)
+    staff: tuple[Account, ...] = ()
+    blocked: bool = False
+    new_tickets: int = 0  # from this phone within the hour
+    commands: int = 0  # from this phone within ten minutes
+    ruling: Ruling | None = None
+    code: str = ""  # a fresh one, should one be needed
+
+
 # -- what is decided ---------------------------------------------------------------------------------------------
 
 
@@ -556,6 +686,7 @@ class NewTicket:
     team: str = ""
     assignee: int | None = None
     acquisition: str = "mail"
+    shared: bool = False  # the address is several people's: nobody knows yet whose request it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -576,6 +707,8 @@ class NewEntry:
     files: tuple[FilePart, ...] = ()
     message_ids: tuple[str, ...] = ()  # references this entry is found by
     ancestors: tuple[str, ...] = ()  # ids it names that we never saw
+    media: tuple[Media, ...] = ()  # pictures that are still with the provider
+    media_of: tuple[str, str] = ("", "")  # (driver, our number) to fetch them by
     data: Mapping[str, Any] = field(default_factory=dict)  # of events: what changed, from, to
 
 
@@ -594,6 +727,7 @@ class Notice:
     account: int | None = None  # of the recipient, when one of us
     hold_seconds: float = 0.0
     needs_release: bool = False  # held until a person says so
+    numbers: tuple[str, ...] = ()  # of an SMS: which of our numbers it may go from
     data: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -603,6 +737,30 @@ class Count:
 
     counter: str
     subject: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A question that is now open. `held` says that this very message waits for the answer; a ticket of -1 in
+    `options` stands for the one that is opened by the decision."""
+
+    number: str
+    phone: str
+    kind: QuestionKind
+    expires_at: datetime
+    options: tuple[int | None, ...] = ()
+    command: str = ""
+    held: bool = False
+    code: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """A phone becomes one of a contact's; `verified` lets it give commands, False takes that away."""
+
+    contact: int
+    phone: str
+    verified: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -623,6 +781,14 @@ class Decision:
     address_changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # address -> columns
     outbox_changes: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)  # outbox id -> columns
     blocks: tuple[tuple[str, bool], ...] = ()  # (address or domain, refused?)
+    results: tuple[tuple[int, Receipt], ...] = ()  # (outbox id, what became of it)
+    asks: tuple[Ask, ...] = ()
+    question_changes: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    rulings: tuple[tuple[int, Ruling], ...] = ()  # received messages that are decided again
+    enrolments: tuple[Enrolment, ...] = ()
+    moved: tuple[int, ...] = ()  # entries that now lie on this decision's ticket
+    remember: bool = False  # the first entry keeps the changed columns as they were: it can be undone
+    also: tuple[Decision, ...] = ()  # what happens to other tickets, in the same transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -734,6 +900,17 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
+class MessageOn:
+    """A message from outside, and the ticket it lies on now."""
+
+    entry: int
+    ticket: int
+    author: str
+    subject: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Move:
     """A message that lies on the wrong ticket goes to another, None for a new one; both tell it."""
 
@@ -806,6 +983,7 @@ class Outgoing:
     envelope_sender: str
     data: Mapping[str, Any]
     blob: str = ""  # where `rendered` is kept when it is large
+    number: str = ""  # of an SMS: which of our numbers it goes from
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from typing import Literal
 
 from gateway import blobs
 from gateway.config import Config
-from gateway.values import FilePart, NoticeKind, Outgoing, Role
+from gateway.values import FilePart, Medium, NoticeKind, Outgoing, Role
 from outbound.render import Enclosure, Letter
+from outbound.texts import say
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class Background:
 def compose(outgoing: Outgoing, behind: Background, config: Config) -> Letter:
     """The letter of one outbox row."""
     answers = outgoing.kind is NoticeKind.ANSWER
+    outgoing = _in_words(outgoing, behind, config)
     chain = (*behind.theirs, *behind.ours) if outgoing.account is None else behind.ours
     return Letter(
         outgoing=outgoing,
@@ -63,6 +65,15 @@ def compose(outgoing: Outgoing, behind: Background, config: Config) -> Letter:
         who=outgoing.account or behind.address_id,
         generation=behind.generation,
     )
+
+
+def _in_words(outgoing: Outgoing, behind: Background, config: Config) -> Outgoing:
+    """A mail says in words what a decision named for a phone; "news" are the entry itself."""
+    name = outgoing.data.get("say")
+    if outgoing.medium is not Medium.MAIL or not name or name == "news":
+        return outgoing
+    data = {"number": behind.number, "subject": behind.ticket_subject, **outgoing.data}
+    return replace(outgoing, data={**data, "words": say(data, config.firm.name, one_segment=False)})
 
 
 def _last(behind: Background, outgoing: Outgoing) -> str:

@@ -47,8 +47,22 @@ AUTO_SUBMITTED: dict[NoticeKind, str] = {
     NoticeKind.NOTICE: "auto-generated",
     NoticeKind.CODE: "auto-generated",
     NoticeKind.ALARM: "auto-generated",
+    NoticeKind.CLOSING: "auto-generated",
+    NoticeKind.JOB: "auto-generated",
+    NoticeKind.MENU: "auto-replied",
+    NoticeKind.LIST: "auto-replied",
+    NoticeKind.USAGE: "auto-replied",
+    NoticeKind.CONSENT: "auto-replied",
 }
 ANSWERS_SOMETHING = frozenset({NoticeKind.ANSWER, NoticeKind.ACKNOWLEDGEMENT, NoticeKind.ECHO})
+# What is meant for a phone goes by mail only where the phone cannot be had; it reads like these.
+BY_MAIL = {
+    NoticeKind.MENU: NoticeKind.ECHO,
+    NoticeKind.LIST: NoticeKind.ECHO,
+    NoticeKind.USAGE: NoticeKind.ECHO,
+    NoticeKind.CONSENT: NoticeKind.ECHO,
+    NoticeKind.JOB: NoticeKind.NOTICE,
+}
 REPLY_LINES = {
     "answer": "Reply to answer the customer.",
     "note": "Reply to leave an internal note.",
@@ -404,14 +418,16 @@ def _words(letter: Letter) -> str:
     """What is said. A code mail holds a secret of ours on purpose; an acknowledgement repeats nothing."""
     said = letter.text or str(letter.outgoing.data.get("words", ""))
     match letter.outgoing.kind:
-        case NoticeKind.ACKNOWLEDGEMENT:
+        case NoticeKind.ACKNOWLEDGEMENT | NoticeKind.CLOSING:
             return ""
         case NoticeKind.CODE:
             return UNFIT_IN_TEXT.sub("", said)
-        case NoticeKind.ECHO:
+        case NoticeKind.ECHO | NoticeKind.MENU | NoticeKind.LIST | NoticeKind.USAGE | NoticeKind.CONSENT:
             return plain(str(letter.outgoing.data.get("words", "")) or letter.text, TOLD)
-        case NoticeKind.NOTICE:
-            return plain(said, TOLD)
+        case NoticeKind.NOTICE | NoticeKind.JOB:
+            return plain(
+                str(letter.outgoing.data.get("words", "")) + ("\n\n" + letter.text if letter.text else ""), TOLD
+            )
         case _:
             return plain(said)
 
@@ -442,7 +458,9 @@ def _templates(language: str) -> dict[str, Template]:
         auto_reload=False,
     )
     environment.filters |= {"paragraphs": _paragraphs, "quote": _quote}
-    templates: dict[str, Template] = {kind: environment.get_template(f"{kind}.txt") for kind in NoticeKind}
+    templates: dict[str, Template] = {
+        kind: environment.get_template(f"{BY_MAIL.get(kind, kind)}.txt") for kind in NoticeKind
+    }
     return templates | {"end": environment.get_template("end.txt"), "html": environment.get_template("mail.html")}
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from gateway.config import Config
+from gateway.config import Config, Inbox
 from gateway.decide import notices
+from gateway.decide.pieces import fresh_subject, reopened
 from gateway.values import (
     Account,
     Action,
     Answer,
+    Ask,
     Assign,
     Channel,
     Close,
@@ -21,12 +23,14 @@ from gateway.values import (
     InboundState,
     Kind,
     Medium,
+    MessageOn,
     NewContact,
     NewEntry,
     NewTicket,
     Notice,
     NoticeKind,
     Permanent,
+    Person,
     Read,
     Remark,
     Reopen,
@@ -38,6 +42,7 @@ from gateway.values import (
 
 DONE = InboundState.DONE
 SPAM = "spam"
+MOST_SMS = 1600  # characters, as providers take them
 
 
 def decide_action(action: Action, actor: Account, facts: Facts, config: Config) -> Decision:
@@ -49,8 +54,7 @@ def _answer(action: Answer, actor: Account, facts: Facts, config: Config) -> Dec
     ticket = _ticket(action.ticket, facts)
     if not action.text.strip() and not action.files:
         raise Permanent("There is nothing to send: write something first.")
-    if not ticket.requester_address:
-        raise Permanent("This ticket has no address to answer to.")
+    answer = _to_requester(action, ticket, config)
     if action.seen and action.seen < ticket.last_entry:
         raise Permanent("Something new came while you were writing. Read it, then send again.")
     entry = NewEntry(
@@ -70,8 +74,43 @@ def _answer(action: Answer, actor: Account, facts: Facts, config: Config) -> Dec
         ticket=ticket.number,
         entries=tuple(entries),
         changes=changes,
-        notices=(notices.answer(ticket, 0, config.undo.mail),),
+        notices=(answer,),
+        address_changes=_a_person_writes(answer),
     )
+
+
+def _a_person_writes(notice: Notice) -> dict[str, dict[str, Any]]:
+    """A phone that behaved like a machine gets automatic SMS again: one of us talks to it."""
+    return {notice.recipient: {"automatic_off_until": None}} if notice.medium is Medium.SMS else {}
+
+
+def _to_requester(action: Answer, ticket: TicketFacts, config: Config) -> Notice:
+    """By the medium that was chosen, else as the customer last wrote. Raises Permanent with why it cannot be."""
+    if not ticket.reach:
+        raise Permanent("This ticket has no address to answer to.")
+    reach = notices.reach_of(ticket, config, action.by)
+    if reach is None:
+        raise Permanent(_unreachable(action.by, ticket, config))
+    if reach.medium is Medium.SMS and action.files:
+        raise Permanent("Files cannot go by SMS: answer by email, or leave them out.")
+    if reach.medium is Medium.SMS and len(action.text.strip()) > MOST_SMS:
+        raise Permanent(f"An SMS holds at most {MOST_SMS} characters; this has {len(action.text.strip())}.")
+    hold = config.undo.sms if reach.medium is Medium.SMS else config.undo.mail
+    notice = notices.to_customer(NoticeKind.ANSWER, ticket, 0, config, hold, by=reach.medium)
+    assert notice is not None, "he is reachable"
+    return notice
+
+
+def _unreachable(by: Medium | None, ticket: TicketFacts, config: Config) -> str:
+    ways = [reach for reach in ticket.reach if by in (None, reach.medium)]
+    if by is Medium.MAIL and not ways:
+        return "No email address is known. Answer by SMS."
+    if not config.sms:
+        return "No SMS number is configured ([[sms]] in the config)."
+    out = next((reach for reach in ways if reach.opted_out_at), None)
+    if out is not None and out.opted_out_at is not None:
+        return f"{out.address} has said STOP on {out.opted_out_at:%d %b}: no SMS goes there. Answer by email or call."
+    return "No phone number is known that takes SMS." if by is Medium.SMS else "Nothing reaches this customer."
 
 
 def _remark(action: Remark, actor: Account, facts: Facts, config: Config) -> Decision:
@@ -88,7 +127,7 @@ def _remark(action: Remark, actor: Account, facts: Facts, config: Config) -> Dec
         text=action.text,
         files=action.files,
     )
-    told = notices.to_assignee(ticket, facts, 0, but=actor.id) if ticket.assignee else ()
+    told = notices.to_assignee(ticket, facts, 0, but=actor.id, config=config) if ticket.assignee else ()
     return Decision(DONE, "note", ticket=ticket.number, entries=(entry,), notices=told)
 
 
@@ -102,8 +141,11 @@ def _assign(action: Assign, actor: Account, facts: Facts, config: Config) -> Dec
         raise Permanent("There is no such colleague.")
     entry = _event(actor, "assigned", account=action.assignee, before=ticket.assignee)
     status = {"status": Status.OPEN} if ticket.status is Status.NEW and to else {}
-    words = {"words": f"{actor.name} gave this to you."}
-    told: tuple[Notice, ...] = (replace(notices.notice(to, 0), data=words),) if to and to.id != actor.id else ()
+    told: tuple[Notice, ...] = ()
+    asks: tuple[Ask, ...] = ()
+    if to and to.id != actor.id:
+        given, ask = notices.job(to, ticket, 0, actor.name, facts.now, config)
+        told, asks = (given,), (ask,) if ask else ()
     return Decision(
         DONE,
         "assigned",
@@ -111,6 +153,7 @@ def _assign(action: Assign, actor: Account, facts: Facts, config: Config) -> Dec
         entries=(entry,),
         changes={"assignee": action.assignee} | status,
         notices=told,
+        asks=asks,
     )
 
 
@@ -150,11 +193,13 @@ def _read(action: Read, actor: Account, facts: Facts, config: Config) -> Decisio
 
 
 def _write(action: Write, actor: Account, facts: Facts, config: Config) -> Decision:
+    """A new mail or SMS; `to` is normalised: a number begins with +."""
     inbox = config.inbox(action.inbox)
     if inbox is None:
         raise Permanent("There is no such inbox.")
-    if not action.subject.strip() or not action.text.strip():
-        raise Permanent("A new mail needs a subject and some words.")
+    by_sms = action.to.startswith("+")
+    if not action.text.strip() or not (by_sms or action.subject.strip()):
+        raise Permanent("An SMS needs some words." if by_sms else "A new mail needs a subject and some words.")
     entry = NewEntry(
         Kind.ANSWER,
         Channel.WEB,
@@ -165,15 +210,15 @@ def _write(action: Write, actor: Account, facts: Facts, config: Config) -> Decis
         text=action.text,
         files=action.files,
     )
-    key = f"new:{action.nonce}" if action.nonce else f"out:{{entry}}:{action.to}"
-    mail = Notice(NoticeKind.ANSWER, Medium.MAIL, action.to, key, 0, hold_seconds=config.undo.mail)
+    medium = Medium.SMS if by_sms else Medium.MAIL
+    first = _first_message(action, inbox, facts, config)
     return Decision(
         DONE,
-        "new-mail",
-        contact=None if facts.sender.contact else NewContact(action.name, action.to),
+        "new-sms" if by_sms else "new-mail",
+        contact=None if facts.sender.contact else NewContact(action.name or action.to, action.to, medium),
         new_ticket=NewTicket(
             inbox.address,
-            action.subject,
+            action.subject.strip() or fresh_subject(action.text, False),
             action.to,
             kind=inbox.kind,
             status=Status.WAITING,
@@ -183,7 +228,54 @@ def _write(action: Write, actor: Account, facts: Facts, config: Config) -> Decis
         ),
         entries=(entry,),
         changes={"unread": False, "next_at": facts.now + notices.LATER},
-        notices=(mail,),
+        notices=(first,),
+        address_changes=_a_person_writes(first),
+    )
+
+
+def _first_message(action: Write, inbox: Inbox, facts: Facts, config: Config) -> Notice:
+    key = f"new:{action.nonce}" if action.nonce else f"out:{{entry}}:{action.to}"
+    if not action.to.startswith("+"):
+        return Notice(NoticeKind.ANSWER, Medium.MAIL, action.to, key, 0, hold_seconds=config.undo.mail)
+    way = config.way_of(inbox.address)
+    if way is None:
+        raise Permanent("No SMS number is configured ([[sms]] in the config).")
+    if config.way(action.to):
+        raise Permanent("This is our own number.")
+    if facts.sender.opted_out:
+        raise Permanent(f"{action.to} has said STOP: no SMS goes there. Write an email or call.")
+    if action.files:
+        raise Permanent("Files cannot go by SMS: write an email, or leave them out.")
+    if len(action.text.strip()) > MOST_SMS:
+        raise Permanent(f"An SMS holds at most {MOST_SMS} characters; this has {len(action.text.strip())}.")
+    return Notice(NoticeKind.ANSWER, Medium.SMS, action.to, key, 0, hold_seconds=config.undo.sms, numbers=way.numbers)
+
+
+def moved(
+    message: MessageOn,
+    source: TicketFacts,
+    target: TicketFacts | None,
+    actor: Account,
+    facts: Facts,
+    config: Config,
+) -> Decision:
+    """A message goes to another ticket, or to a new one; both tell it."""
+    leaves = _event(actor, "moved-out", entry=message.entry, **({"target": target.number} if target else {}))
+    opens = NewTicket(
+        source.inbox,
+        message.subject or fresh_subject(message.text, False),
+        message.author or source.requester_address,
+        acquisition="web",
+    )
+    return Decision(
+        DONE,
+        "moved",
+        ticket=target.number if target else None,
+        new_ticket=None if target else opens,
+        entries=(_event(actor, "moved-in", entry=message.entry, source=source.number),),
+        changes=(reopened(target, facts.now, config) if target else {}) | {"unread": True},
+        moved=(message.entry,),
+        also=(Decision(DONE, "moved-out", ticket=source.number, entries=(leaves,)),),
     )
 
 
@@ -210,6 +302,28 @@ ACTIONS: dict[type, Callable[[Any, Account, Facts, Config], Decision]] = {
     Write: _write,
     Spam: _spam,
 }
+
+
+def wake(
+    ticket: TicketFacts, accounts: Mapping[int, Account], staff: tuple[Account, ...], now: datetime, config: Config
+) -> Decision:
+    """A pause is over: the ticket stands where it is seen, and whoever has it is told."""
+    event = NewEntry(Kind.EVENT, Channel.CLOCK, public=False, reason="awake")
+    changes: dict[str, Any] = {"snoozed_until": None}
+    if ticket.status is Status.CLOSED:
+        return Decision(DONE, "awake", ticket=ticket.number, changes=changes)
+    inbox = config.inbox(ticket.inbox) or config.inboxes[0]
+    answer_by = now + timedelta(hours=inbox.answer_hours)
+    known = Facts(now, Person(""), accounts=accounts, staff=staff)
+    told = notices.to_assignee(ticket, known, 0, but=None, config=config)
+    return Decision(
+        DONE,
+        "awake",
+        ticket=ticket.number,
+        entries=(event,),
+        changes=changes | {"status": Status.OPEN, "unread": True, "due_at": answer_by, "next_at": answer_by},
+        notices=tuple(replace(one, data={**one.data, "words": "The pause is over."}) for one in told),
+    )
 
 
 def taken_back(

@@ -13,6 +13,7 @@ from gateway import addresses, matching
 from gateway.addresses import Keys
 from gateway.config import Config, Inbox
 from gateway.decide import notices
+from gateway.decide.pieces import reopened
 from gateway.matching import Match, Relation
 from gateway.values import (
     Account,
@@ -31,6 +32,7 @@ from gateway.values import (
     NewEntry,
     NewTicket,
     Notice,
+    NoticeKind,
     Proof,
     Purpose,
     Role,
@@ -174,7 +176,7 @@ def _bounce(case: Case) -> Decision | None:
     theirs = not failed or any(account is None for _, _, account in case.facts.outbox.values())
     return replace(
         decision,
-        changes=_reopened(ticket, case) | {"unread": True} if theirs else {},
+        changes=reopened(ticket, case.facts.now, case.config) | {"unread": True} if theirs else {},
         notices=_tell_staff(case, ticket) if theirs else (),
         address_changes={recipient: {"bounced": True} for recipient in failed.values()},
         outbox_changes={
@@ -267,8 +269,9 @@ def _means_answer(case: Case, account: Account) -> bool:
 
 def _staff_answer(case: Case, account: Account, ticket: TicketFacts) -> Decision:
     hold = case.config.undo.staff_mail
-    answer = notices.answer(ticket, 0, hold) if ticket.requester_address else None
-    words = f"Your answer to {ticket.requester_address} goes out in {hold:.0f} s. To take it back, open the ticket."
+    answer = notices.to_customer(NoticeKind.ANSWER, ticket, 0, case.config, hold)
+    to = answer.recipient if answer else "nobody"
+    words = f"Your answer to {to} goes out in {hold:.0f} s. To take it back, open the ticket."
     echo = notices.echo(account, 0, words)
     return Decision(
         InboundState.DONE,
@@ -299,7 +302,7 @@ def _staff_note(case: Case, account: Account, ticket: TicketFacts) -> Decision:
         case.step(case.match.reason, f"{account.name} leaves a note on #{ticket.number}"),
         ticket=ticket.number,
         entries=(entry,),
-        notices=(echo, *notices.to_assignee(ticket, case.facts, 0, but=account.id)),
+        notices=(echo, *notices.to_assignee(ticket, case.facts, 0, but=account.id, config=case.config)),
         address_changes=_reachable_again(case),
     )
 
@@ -337,7 +340,7 @@ def _add(case: Case, ticket: TicketFacts, reason: str) -> Decision:
         ticket=ticket.number,
         contact=_contact(case),
         entries=(replace(entry, data={**entry.data, "guest": True}) if case.match.guest else entry,),
-        changes=_reopened(ticket, case) | {"unread": True},
+        changes=reopened(ticket, case.facts.now, case.config) | {"unread": True},
         notices=_tell_staff(case, ticket),
         participants=_participants(case, ticket.participants) if joins else (),
         address_changes=_reachable_again(case),
@@ -486,17 +489,6 @@ def _participants(case: Case, known: frozenset[str]) -> tuple[tuple[str, str], .
     return tuple((address, "cc") for address in fresh[:MAX_PARTICIPANTS])
 
 
-def _reopened(ticket: TicketFacts, case: Case) -> dict[str, object]:
-    """A person's message opens the ticket again and starts the clock, unless it runs already."""
-    changes: dict[str, object] = {}
-    if ticket.status in (Status.CLOSED, Status.WAITING):
-        answer_by = case.facts.now + timedelta(hours=case.inbox.answer_hours)
-        changes = {"status": Status.OPEN, "due_at": answer_by, "next_at": answer_by, "snoozed_until": None}
-        if ticket.status is Status.CLOSED:
-            changes |= {"closed_at": None, "closing_reason": ""}
-    return changes
-
-
 def _tell_staff(case: Case, ticket: TicketFacts | None) -> tuple[Notice, ...]:
     """The assignee, else everybody who looks after what nobody owns; never the writer himself."""
-    return notices.to_assignee(ticket, case.facts, 0, but=case.staff.id if case.staff else None)
+    return notices.to_assignee(ticket, case.facts, 0, but=case.staff.id if case.staff else None, config=case.config)

@@ -10,10 +10,12 @@ import hashlib
 import json
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from gateway import store
+from gateway.conversation import number_for
 from gateway.matching import likeness
 from gateway.model import (
     Address,
@@ -24,18 +26,21 @@ from gateway.model import (
     Entry,
     Outbox,
     Participant,
+    Question,
     Ticket,
     database,
     execute,
     insert,
     micros,
+    moment,
     row,
     update,
 )
-from gateway.store import facts
+from gateway.store import facts, intake, schedule, texts
+from gateway.store import outbox as outgoing
 from gateway.values import (
-    Channel,
     Decision,
+    Enrolment,
     InboundMessage,
     Kind,
     Medium,
@@ -45,6 +50,7 @@ from gateway.values import (
     Notice,
     OutboxState,
     Permanent,
+    Person,
     Step,
     Written,
 )
@@ -60,9 +66,11 @@ def apply(
     at = micros(now)
     if decision.contact:
         _add_contact(decision.contact, at)
+    for enrolment in decision.enrolments:
+        _enrol(enrolment, at)
     number, chain = _ticket(decision, at)
     entries: list[int] = []
-    for entry in decision.entries:
+    for entry in _remembering(decision):
         assert number is not None, "an entry needs a ticket"
         chain, entry_id = _add_entry(number, chain, entry, at, inbound)
         entries.append(entry_id)
@@ -71,6 +79,9 @@ def apply(
         _add_participants(number, decision.participants)
     outbox = tuple(_add_outbox(notice, number, entries, now, inbound) for notice in decision.notices)
     _change_others(decision, at)
+    _change_questions(decision, number, at, inbound)
+    for other in decision.also:
+        apply(other, now)
     if inbound is not None:
         _settle(inbound, decision, message, number, entries, at)
     return Written(number, tuple(entries), tuple(id for id in outbox if id))
@@ -88,12 +99,30 @@ def _add_contact(new: NewContact, at: int) -> None:
     insert(ContactAddress, contact=contact, address=address, last_seen=at)
 
 
-def address_id(value: str, medium: Medium = Medium.MAIL) -> int | None:
+def address_id(value: str) -> int | None:
     """The id of an address, made when it is new; None for ""."""
     if not value:
         return None
     found = row("select id from address where value = ?", value)
+    medium = Medium.MAIL if "@" in value else Medium.SMS
     return int(found[0]) if found else insert(Address, medium=medium, value=value)
+
+
+def _enrol(enrolment: Enrolment, at: int) -> None:
+    """A phone that was shown to be somebody's gives commands for nobody else; a revoked one stays known as his."""
+    address = address_id(enrolment.phone)
+    execute("update contact_address set verified_at = null where address = ?", address)
+    if not enrolment.verified:
+        return
+    known = row("select 1 from contact_address where contact = ? and address = ?", enrolment.contact, address)
+    if not known:
+        insert(ContactAddress, contact=enrolment.contact, address=address, last_seen=at)
+    execute(
+        "update contact_address set verified_at = ?, certainty = 'known' where contact = ? and address = ?",
+        at,
+        enrolment.contact,
+        address,
+    )
 
 
 # -- the ticket --------------------------------------------------------------------------------------------------
@@ -113,7 +142,7 @@ def _ticket(decision: Decision, at: int) -> tuple[int | None, str]:
 
 def _add_ticket(new: NewTicket, at: int) -> int:
     number = int(row("select coalesce(max(number), ?) + 1 from ticket", FIRST_TICKET - 1)[0])
-    requester = facts.person(new.requester_address)
+    requester = Person(new.requester_address) if new.shared else facts.person(new.requester_address)
     insert(
         Ticket,
         number=number,
@@ -135,8 +164,19 @@ def _add_ticket(new: NewTicket, at: int) -> int:
     return number
 
 
+def _remembering(decision: Decision) -> tuple[NewEntry, ...]:
+    """The entries; the first of a command keeps the columns that it changes as they were."""
+    if not decision.remember or not decision.entries or not decision.changes:
+        return decision.entries
+    names = list(decision.changes)
+    before = row(f"select {', '.join(names)} from ticket where number = ?", decision.ticket)  # noqa: S608 - columns
+    first = decision.entries[0]
+    kept = {**first.data, "before_it": dict(zip(names, before, strict=True))}
+    return (replace(first, data=kept), *decision.entries[1:])
+
+
 def _update_ticket(number: int, chain: str, decision: Decision, entries: Sequence[int], at: int) -> None:
-    columns = {name: micros(v) if isinstance(v, datetime) else v for name, v in decision.changes.items()}
+    columns = _in_micros(decision.changes)
     if decision.entries:
         columns |= {"chain": chain, "last_entry": entries[-1], "updated_at": at}
         shown = next((e for e in reversed(decision.entries) if e.kind is not Kind.EVENT), None)
@@ -167,7 +207,7 @@ def _add_entry(number: int, chain: str, new: NewEntry, at: int, inbound: int | N
         "kind": str(new.kind),
         "channel": str(new.channel),
         "account": new.account,
-        "author": address_id(new.author_address, Medium.SMS if new.channel is Channel.SMS else Medium.MAIL),
+        "author": address_id(new.author_address),
         "public": new.public,
         "reason": new.reason,
         "data": json.dumps(dict(new.data)) if new.data else "{}",
@@ -199,6 +239,10 @@ def _add_entry(number: int, chain: str, new: NewEntry, at: int, inbound: int | N
         insert(
             Attachment, entry=entry, sha256=file.sha256, name=file.name, type=file.type, size=file.size, cid=file.cid
         )
+    for n, media in enumerate(new.media):
+        driver, ours = new.media_of
+        coming = {"driver": driver, "number": ours, "entry": entry, "media": asdict(media)}
+        schedule.add(f"media:{inbound}:{n}", moment(at), coming)
     for value in new.message_ids:
         _refer(value, number, entry)
     for value in new.ancestors:
@@ -249,6 +293,7 @@ def _add_outbox(notice: Notice, number: int | None, entries: Sequence[int], now:
     if row("select 1 from outbox where key = ?", key):
         return 0
     held = notice.needs_release or notice.hold_seconds > 0
+    from_number = _number(notice, number, now)
     return insert(
         Outbox,
         key=key,
@@ -263,13 +308,57 @@ def _add_outbox(notice: Notice, number: int | None, entries: Sequence[int], now:
         created_at=micros(now),
         not_before=None if notice.needs_release else micros(now + timedelta(seconds=notice.hold_seconds)),
         changed=micros(now),
+        number=from_number,
     )
+
+
+def _number(notice: Notice, ticket: int | None, now: datetime) -> str:
+    """Which of our numbers an SMS goes from; of a pool the one that carries the ticket's conversation with him."""
+    if notice.medium is not Medium.SMS or not notice.numbers:
+        return ""
+    chosen = number_for(notice.numbers, ticket, texts.bindings(notice.recipient) if len(notice.numbers) > 1 else ())
+    if ticket is not None and notice.account is None:
+        execute(
+            "insert into binding (number, phone, ticket, used_at) values (?, ?, ?, ?) "
+            "on conflict (number, phone) do update set ticket = excluded.ticket, used_at = excluded.used_at",
+            chosen,
+            notice.recipient,
+            ticket,
+            micros(now),
+        )
+    return chosen
+
+
+# -- questions ---------------------------------------------------------------------------------------------------
+
+
+def _change_questions(decision: Decision, ticket: int | None, at: int, inbound: int | None) -> None:
+    for ask in decision.asks:
+        insert(
+            Question,
+            number=ask.number,
+            phone=ask.phone,
+            kind=ask.kind,
+            options=json.dumps([ticket if option == -1 else option for option in ask.options]),
+            command=ask.command,
+            held=inbound if ask.held else None,
+            code=ask.code,
+            created_at=at,
+            expires_at=micros(ask.expires_at),
+        )
+    for question, columns in decision.question_changes.items():
+        update("question", "id", question, **columns)
+    for waiting, ruling in decision.rulings:
+        intake.rule(waiting, ruling)  # a person may have sorted it meanwhile
+    for entry in decision.moved:
+        execute(f"update reference set ticket = ? where value = ({facts.MESSAGE_ID})", ticket, entry)  # noqa: S608
 
 
 # -- the rest ----------------------------------------------------------------------------------------------------
 
 
 def _change_others(decision: Decision, at: int) -> None:
+    outgoing.add_results(decision.results, moment(at))
     for count in decision.counts:
         execute(
             "insert into counter (counter, subject, slot, count) values (?, ?, ?, 1) "
@@ -280,12 +369,16 @@ def _change_others(decision: Decision, at: int) -> None:
         )
     for value, columns in decision.address_changes.items():
         address_id(value)
-        update("address", "value", value, **columns)
+        update("address", "value", value, **_in_micros(columns))
     for outbox, columns in decision.outbox_changes.items():
-        update("outbox", "id", outbox, changed=at, **columns)
+        update("outbox", "id", outbox, changed=at, **_in_micros(columns))
     for value, refused in decision.blocks:
         execute("delete from block where value = ?", value)
         execute("insert into block (value, refused, at) values (?, ?, ?)", value, refused, at)
+
+
+def _in_micros(columns: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: micros(value) if isinstance(value, datetime) else value for name, value in columns.items()}
 
 
 def trace_json(steps: Sequence[Step]) -> str:

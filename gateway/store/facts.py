@@ -18,8 +18,11 @@ from gateway.values import (
     ContactKind,
     Facts,
     InboundMessage,
+    Medium,
+    MessageOn,
     Person,
     Purpose,
+    Reach,
     Reference,
     Role,
     Ruling,
@@ -33,16 +36,24 @@ SLOT = 600_000_000  # ten minutes, in microseconds
 HOUR, DAY = 6, 144  # slots
 MAX_TICKETS = 20
 ACCOUNT = (
-    "select a.id, a.contact, c.name, a.address, a.roles, a.generation, a.active, d.bounced "
-    "from account a join contact c on c.id = a.contact left join address d on d.value = a.address"
+    "select a.id, a.contact, c.name, a.address, a.roles, a.generation, a.active, d.bounced, a.supervisor, c.time_zone, "
+    "(select p.value from contact_address v join address p on p.id = v.address where v.contact = a.contact "
+    "and v.verified_at is not null and p.medium = 'sms' and not p.opted_out and p.sms_ok order by v.verified_at desc "
+    "limit 1) from account a join contact c on c.id = a.contact left join address d on d.value = a.address"
 )
 OWNED = (
     "select ca.contact, a.value from contact_address ca join address a on a.id = ca.address "
     "where ca.certainty = 'known' and ca.contact in ({})"
 )
+REACH = (
+    "select ca.contact, a.value, a.medium, a.opted_out, a.opted_out_at, a.sms_ok, c.time_zone from contact_address ca "
+    "join address a on a.id = ca.address join contact c on c.id = ca.contact "
+    "where ca.certainty = 'known' and ca.contact in ({}) order by a.id"
+)
+MESSAGE_ID = "select i.message_id from entry e join inbound i on i.id = e.inbound where e.id = ?"
 TICKET_COLUMNS = (
     "number", "inbox", "status", "subject", "requester", "requester_address", "assignee", "closed_at", "merged_into",
-    "last_entry",
+    "last_entry", "organisation", "updated_at", "snoozed_until", "escalation_level",
 )  # fmt: skip
 TICKET = f"select {', '.join(TICKET_COLUMNS)} from ticket"  # noqa: S608 - names are ours
 
@@ -58,13 +69,14 @@ def for_message(message: InboundMessage, clues: Clues, inbound: int, ruling: Rul
     numbers += same_again[:1]
     if ruling and ruling.ticket:
         numbers.insert(0, ruling.ticket)
-    tickets = tickets_by_number(numbers)
+    who = person(message.sender.address)
+    tickets = tickets_by_number(numbers, reach=who.account is not None)
     staff_ids = [token.who for token in tokens if token.purpose in STAFF]
     accounts = accounts_by_id([*staff_ids, *(t.assignee for t in tickets.values() if t.assignee)])
     blocks = _blocks(message.sender.address)
     return Facts(
         now=now,
-        sender=person(message.sender.address),
+        sender=who,
         tickets=tickets,
         references=references,
         twins=twins,
@@ -84,7 +96,7 @@ def for_message(message: InboundMessage, clues: Clues, inbound: int, ruling: Rul
 
 def for_action(numbers: Iterable[int], address: str, now: datetime) -> Facts:
     """The facts for what one of us does: the tickets named, and the person addressed."""
-    tickets = tickets_by_number(list(numbers))
+    tickets = tickets_by_number(list(numbers), reach=True)
     wanted = [t.assignee for t in tickets.values() if t.assignee]
     recipient = address or next((t.requester_address for t in tickets.values()), "")
     return Facts(now=now, sender=person(recipient), tickets=tickets, accounts=accounts_by_id(wanted), staff=staff())
@@ -118,9 +130,10 @@ def person(address: str) -> Person:
     )
 
 
-def tickets_by_number(numbers: Sequence[int]) -> dict[int, TicketFacts]:
-    """The tickets with these numbers, and those they were merged into; at most MAX_TICKETS are looked at."""
-    wanted = list(dict.fromkeys(n for n in numbers if n < 2**31))[:MAX_TICKETS]
+def tickets_by_number(numbers: Sequence[int], reach: bool = False, most: int = MAX_TICKETS) -> dict[int, TicketFacts]:
+    """The tickets with these numbers, and those they were merged into; at most `most` are looked at. With `reach` also
+    how their requesters are written to."""
+    wanted = list(dict.fromkeys(n for n in numbers if n < 2**31))[:most]
     found: dict[int, TicketFacts] = {}
     for _ in range(3):  # merges of merges, followed that far
         if not wanted:
@@ -128,7 +141,10 @@ def tickets_by_number(numbers: Sequence[int]) -> dict[int, TicketFacts]:
         lines = rows(f"{TICKET} where number in ({marks(wanted)})", *wanted)
         tickets = [dict(zip(TICKET_COLUMNS, line, strict=True)) for line in lines]
         people = _participants(tickets)
-        found |= {said["number"]: _ticket(said, people[said["number"]]) for said in tickets}
+        ways = _reach(tickets) if reach else {}
+        found |= {
+            said["number"]: _ticket(said, people[said["number"]], ways.get(said["number"], ())) for said in tickets
+        }
         wanted = [said["merged_into"] for said in tickets if said["merged_into"] and said["merged_into"] not in found]
     return found
 
@@ -150,15 +166,48 @@ def _participants(tickets: Sequence[Mapping[str, Any]]) -> dict[int, frozenset[s
     return {number: frozenset(addresses) for number, addresses in people.items()}
 
 
-def _ticket(said: Mapping[str, Any], participants: frozenset[str]) -> TicketFacts:
-    closed_at = said["closed_at"]
+def _reach(tickets: Sequence[Mapping[str, Any]]) -> dict[int, tuple[Reach, ...]]:
+    """How each requester is written to: as he last wrote first, then by the address the ticket began with."""
+    contacts = list({said["requester"] for said in tickets if said["requester"]})
+    owned = rows(REACH.format(marks(contacts)), *contacts) if contacts else []
+    numbers = [said["number"] for said in tickets]
+    last = dict(
+        rows(
+            "select e.ticket, a.value from entry e join address a on a.id = e.author where e.id in ("  # noqa: S608
+            f"select max(id) from entry where ticket in ({marks(numbers)}) and kind = 'message' group by ticket)",
+            *numbers,
+        )
+    )
+    found = {}
+    for said in tickets:
+        ways = {line[1]: _way(*line[1:]) for line in owned if line[0] == said["requester"]}
+        began = said["requester_address"]
+        if began and began not in ways:
+            ways[began] = _known_way(began)
+        first = [address for address in (last.get(said["number"]), began) if address in ways]
+        found[said["number"]] = tuple(ways[address] for address in dict.fromkeys((*first, *ways)))
+    return found
+
+
+def _known_way(address: str) -> Reach:
+    line = row("select value, medium, opted_out, opted_out_at, sms_ok, '' from address where value = ?", address)
+    return _way(*line) if line else Reach(Medium.MAIL if "@" in address else Medium.SMS, address)
+
+
+def _way(value: str, medium: str, opted_out: bool, opted_out_at: int | None, sms_ok: bool, time_zone: str) -> Reach:
+    by_sms = medium == Medium.SMS
+    usable = bool(sms_ok) and not opted_out if by_sms else True
+    at = None if opted_out_at is None or not opted_out else moment(opted_out_at)
+    return Reach(Medium(medium), value, at, usable, time_zone)
+
+
+def _ticket(said: Mapping[str, Any], participants: frozenset[str], reach: tuple[Reach, ...] = ()) -> TicketFacts:
+    times = {
+        name: None if said[name] is None else moment(said[name])
+        for name in ("closed_at", "updated_at", "snoozed_until")
+    }
     return TicketFacts(
-        **{
-            **said,
-            "status": Status(said["status"]),
-            "closed_at": None if closed_at is None else moment(closed_at),
-            "participants": participants,
-        }
+        **{**said, **times, "status": Status(said["status"]), "participants": participants, "reach": reach}
     )
 
 
@@ -180,10 +229,22 @@ def staff() -> tuple[Account, ...]:
 
 
 def _account(
-    id: int, contact: int, name: str, address: str, roles: str, generation: int, active: bool, bounced: bool | None
+    id: int,
+    contact: int,
+    name: str,
+    address: str,
+    roles: str,
+    generation: int,
+    active: bool,
+    bounced: bool | None,
+    supervisor: int | None,
+    time_zone: str,
+    phone: str | None,
 ) -> Account:
     words = frozenset(Role(word) for word in roles.split(",") if word)
-    return Account(id, contact, name, address, words, generation, bool(active), bool(bounced))
+    return Account(
+        id, contact, name, address, words, generation, bool(active), bool(bounced), phone or "", supervisor, time_zone
+    )
 
 
 def _references(ids: Sequence[str]) -> tuple[Reference, ...]:
@@ -263,6 +324,20 @@ def _outbox(tokens: Sequence[Token]) -> dict[int, tuple[int | None, str, int | N
         return {}
     lines = rows(f"select id, ticket, recipient, account from outbox where id in ({marks(ids)})", *ids)  # noqa: S608
     return {id: (ticket, recipient, account) for id, ticket, recipient, account in lines}
+
+
+def message_on(entry: int) -> MessageOn | None:
+    """A message from outside and the ticket it lies on now, which it may have been moved to. None when it is none."""
+    found = row(
+        "select e.ticket, coalesce(a.value, ''), b.subject, b.text from entry e join body b on b.entry = e.id "
+        "left join address a on a.id = e.author where e.id = ? and e.kind in ('message', 'note') and e.account is null",
+        entry,
+    )
+    if found is None:
+        return None
+    ticket, author, subject, text = found
+    at = row(f"select ticket from reference where value = ({MESSAGE_ID})", entry)  # noqa: S608 - the words are ours
+    return MessageOn(entry, int(at[0]) if at else ticket, author, subject, text)
 
 
 def last_message(number: int) -> int:

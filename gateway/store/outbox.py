@@ -2,22 +2,40 @@
 
 One lane per (medium, recipient): a row is claimable when no older row of its lane is `sending`, `uncertain` or `ready`
 with fewer than three attempts, so that messages to one person keep their order and one bad row blocks nobody for long.
+
+Every SMS passes a gate in its claim: none goes to a phone that has opted out or takes none, and what we send by
+ourselves stops at the day's limit (sms.md 4.6).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from gateway.decide.undelivered import SmsRow, UndeliveredFacts, is_of_earlier_attempt, status_after
 from gateway.model import execute, marks, micros, moment, row, rows, update
-from gateway.values import FilePart, Medium, NoticeKind, OutboxState, Outgoing, Permanent, Role, Sent
+from gateway.store import facts
+from gateway.values import (
+    Delivery,
+    FilePart,
+    Medium,
+    NoticeKind,
+    OutboxState,
+    Outgoing,
+    Permanent,
+    Receipt,
+    Refusal,
+    Role,
+    Sent,
+)
 
 LEASE = timedelta(hours=1)  # longer than the slowest lane may take
 COLUMNS = (
     "id, ticket, entry, kind, medium, recipient, account, attempts, created_at, rendered, blob, message_id, "
-    "envelope_sender, data"
+    "envelope_sender, data, number"
 )
 RUN = 25  # rows of one lane that one sender takes in one go, in order
 BLOCKING = "(state in ('sending', 'uncertain') or (state = 'ready' and attempts < 3))"  # as the index outbox_lane says
@@ -38,11 +56,71 @@ SENDING = (
     f"where state = 'sending' and {BLOCKING} and lease_until < ?"
 )
 
+# -- the gate ----------------------------------------------------------------------------------------------------
 
-def claim(owner: str, now: datetime, limit: int) -> list[list[Outgoing]]:
+# Sent without a person having written it: these wait when the day's limit is reached, all others never do.
+BY_ITSELF = frozenset(
+    {
+        NoticeKind.ACKNOWLEDGEMENT,
+        NoticeKind.MENU,
+        NoticeKind.LIST,
+        NoticeKind.USAGE,
+        NoticeKind.ECHO,
+        NoticeKind.NOTICE,
+        NoticeKind.CLOSING,
+        NoticeKind.ALARM,
+    }
+)
+OVER_LIMIT = "daily limit of SMS"
+SHUT = {Refusal.OPTED_OUT: "opted out", Refusal.NUMBER: "no SMS to this number"}
+SPENT = (
+    "select coalesce(sum(case when segments > 1 then segments else 1 end), 0) from outbox "
+    "where changed >= ? and medium = 'sms' and "
+    "(state in ('sending', 'uncertain') or (state = 'sent' and done_at >= ?))"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """How many segments may go by themselves on the day that began at `day` and ends at `midnight`."""
+
+    cap: int
+    day: datetime
+    midnight: datetime
+
+
+def die(id: int, why: Refusal, now: datetime) -> None:
+    """What the gate stops is dead, and nothing else happens. Inside `writing()`."""
+    execute(
+        "update outbox set state = 'dead', result = ?, done_at = ?, changed = ? where id = ? and state = 'ready'",
+        SHUT[why],
+        micros(now),
+        micros(now),
+        id,
+    )
+
+
+def sms_shut(recipient: str, kind: NoticeKind) -> Refusal | None:
+    """Why no SMS may go to this number, if so. After STOP one thing still goes: that it was understood."""
+    if kind is NoticeKind.CONSENT:
+        return None
+    found = row("select opted_out, sms_ok from address where value = ?", recipient)
+    if found is None or (not found[0] and found[1]):
+        return None
+    return Refusal.OPTED_OUT if found[0] else Refusal.NUMBER
+
+
+def claim(
+    owner: str,
+    now: datetime,
+    limit: int,
+    gate: Gate | None = None,
+    shut: Callable[[int, Refusal, datetime], None] = die,
+) -> list[list[Outgoing]]:
     """Takes what is due from up to `limit` lanes for this owner; each inner list is one lane's run, in its order.
 
-    Held rows whose time has come become ready here. Inside `writing()`.
+    Held rows whose time has come become ready here. An SMS that the gate stops is not taken: `shut` says what becomes
+    of it. Without a `gate` there is no limit for the day. Inside `writing()`.
     """
     at = micros(now)
     execute(
@@ -50,7 +128,7 @@ def claim(owner: str, now: datetime, limit: int) -> list[list[Outgoing]]:
     )
     runs: list[list[int]] = []
     taken: set[int] = set()
-    for head, medium, recipient in rows(HEADS, at, limit):
+    for head, medium, recipient in _heads(at, limit, now, gate, shut):
         # An old failure that is due again blocks nobody: it and the first fresh row of its lane are both heads.
         run = [id for id in (head, *_followers(head, medium, recipient, at)) if id not in taken]
         runs += [run] if run else []
@@ -68,6 +146,63 @@ def claim(owner: str, now: datetime, limit: int) -> list[list[Outgoing]]:
     lines = rows(f"select {COLUMNS} from outbox where id in ({marks(taken)})", *taken)  # noqa: S608
     by_id = {line[0]: _outgoing(*line) for line in lines}
     return [[by_id[id] for id in run] for run in runs]
+
+
+def _heads(
+    at: int, limit: int, now: datetime, gate: Gate | None, shut: Callable[[int, Refusal, datetime], None]
+) -> list[tuple[int, str, str]]:
+    """The first rows of lanes that may go now. Those that the gate stops make room for others."""
+    while True:
+        found = rows(HEADS, at, limit)
+        texts = [id for id, medium, _ in found if medium == Medium.SMS]
+        stopped = _stopped(texts, now, gate, shut) if texts else set()
+        if passed := [head for head in found if head[0] not in stopped]:
+            return passed
+        if not stopped:
+            return []
+
+
+def _stopped(
+    ids: Sequence[int], now: datetime, gate: Gate | None, shut: Callable[[int, Refusal, datetime], None]
+) -> set[int]:
+    """Which of these SMS do not pass; they are dead or wait for tomorrow now."""
+    lines = rows(f"select id, kind, recipient from outbox where id in ({marks(ids)}) order by id", *ids)  # noqa: S608
+    stopped: set[int] = set()
+    spent: int | None = None
+    for id, word, recipient in lines:
+        kind = NoticeKind(word)
+        why = sms_shut(recipient, kind)
+        if why:
+            shut(id, why, now)
+            die(id, why, now)  # in any case: or it would come up again and again
+            stopped.add(id)
+            continue
+        if gate is None:
+            continue
+        spent = _spent(gate) if spent is None else spent
+        if kind in BY_ITSELF and spent >= gate.cap:
+            _put_off(id, gate.midnight, now)
+            stopped.add(id)
+        else:
+            spent += 1
+    return stopped
+
+
+def _spent(gate: Gate) -> int:
+    """Segments sent today; what is on its way counts too."""
+    return int(row(SPENT, micros(gate.day), micros(gate.day))[0])
+
+
+def _put_off(id: int, until: datetime, now: datetime) -> None:
+    update(
+        "outbox",
+        "id",
+        id,
+        state=OutboxState.HELD,
+        not_before=micros(until),
+        result=OVER_LIMIT,
+        changed=micros(now),
+    )
 
 
 def _followers(head: int, medium: str, recipient: str, at: int) -> list[int]:
@@ -97,6 +232,7 @@ def _outgoing(
     message_id: str,
     envelope_sender: str,
     data: str,
+    number: str,
 ) -> Outgoing:
     return Outgoing(
         id,
@@ -113,6 +249,7 @@ def _outgoing(
         envelope_sender,
         json.loads(data),
         blob,
+        number,
     )
 
 
@@ -145,23 +282,57 @@ def put_back(id: int, now: datetime) -> None:
 def record_sent(taken: Sequence[tuple[int, Sent]], now: datetime) -> None:
     """The other side took these. Inside `writing()`."""
     for id, sent in taken:
-        _finish(id, OutboxState.SENT, sent.words, now, provider_id=sent.provider_id)
+        _finish(id, OutboxState.SENT, sent.words, now, **_columns(id, sent))
+
+
+def _columns(id: int, sent: Sent) -> dict[str, Any]:
+    """What the provider said. The first word about an attempt ends what was known of the one before; a receipt that
+    overtook the answer stands."""
+    medium, state, provider_id = row("select medium, state, provider_id from outbox where id = ?", id)
+    if medium != Medium.SMS:
+        return {"provider_id": sent.provider_id}
+    overtaken = state == OutboxState.SENT
+    columns: dict[str, Any] = {"provider_id": sent.provider_id or (provider_id if overtaken else "")}
+    columns |= {"number": sent.sender} if sent.sender else {}
+    columns |= {"segments": sent.segments} if sent.segments else {}
+    return columns if overtaken else columns | {"status": "", "code": ""}
 
 
 def record_failed(id: int, words: str, again_at: datetime | None, now: datetime) -> None:
     """It did not go: again at that time, or never (`None`: dead, a person is shown why). Inside `writing()`."""
+    if not _is_being_sent(id):
+        return
     if again_at is None:
         _finish(id, OutboxState.DEAD, words, now)
     else:
         _back(id, words, again_at, now)
 
 
+def record_later(id: int, words: str, again_at: datetime, now: datetime) -> None:
+    """It was not tried, and nobody is to blame: again at that time, and this attempt does not count. Inside
+    `writing()`."""
+    if _is_being_sent(id):
+        _back(id, words, again_at, now)
+        execute("update outbox set attempts = attempts - 1 where id = ?", id)
+
+
 def record_uncertain(id: int, words: str, again_at: datetime | None, now: datetime) -> None:
-    """It may have arrived: repeated once at that time, or (`None`) shown to a person. Inside `writing()`."""
-    if again_at is None:
+    """It may have arrived. A mail is repeated once at that time, about an SMS the provider is asked; `None`: it is
+    shown to a person. Inside `writing()`."""
+    if not _is_being_sent(id):
+        return
+    is_sms = row("select medium from outbox where id = ?", id)[0] == Medium.SMS
+    if is_sms:
+        _doubt(id, words, again_at, now)
+    elif again_at is None:
         _finish(id, OutboxState.UNCERTAIN, words, now)
     else:
         _back(id, words, again_at, now)
+
+
+def _is_being_sent(id: int) -> bool:
+    """A receipt may have overtaken the answer and settled it."""
+    return row("select 1 from outbox where id = ? and state = 'sending'", id) is not None
 
 
 def _finish(id: int, state: OutboxState, words: str, now: datetime, **columns: Any) -> None:
@@ -171,7 +342,7 @@ def _finish(id: int, state: OutboxState, words: str, now: datetime, **columns: A
         "id",
         id,
         state=state,
-        result=words[:500],
+        result=_said(id, words),
         owner="",
         lease_until=None,
         done_at=at,
@@ -180,13 +351,20 @@ def _finish(id: int, state: OutboxState, words: str, now: datetime, **columns: A
     )
 
 
+def _said(id: int, words: str) -> str:
+    """The history keeps that a message may have been sent twice, whatever comes after it."""
+    before = row("select result from outbox where id = ?", id)[0]
+    twice = before.startswith(TWICE) and not words.startswith(TWICE)
+    return (f"{TWICE}; {words}" if twice else words)[:500]
+
+
 def _back(id: int, words: str, again_at: datetime, now: datetime) -> None:
     update(
         "outbox",
         "id",
         id,
         state=OutboxState.READY,
-        result=words[:500],
+        result=_said(id, words),
         owner="",
         lease_until=None,
         not_before=micros(again_at),
@@ -204,7 +382,7 @@ def free(now: datetime, settled: Mapping[int, str], only_expired: bool = False) 
         if id in settled:
             record_sent([(id, Sent(words=settled[id]))], now)
         elif medium == Medium.SMS:
-            _finish(id, OutboxState.UNCERTAIN, "the sender was stopped while sending", now)
+            _doubt(id, "the sender was stopped while sending", now + FIRST_LOOK, now)
         else:
             _back(id, "the sender was stopped while sending", now, now)
     return len(lines)
@@ -222,6 +400,221 @@ def settle_uncertain(now: datetime) -> int:
     )
 
 
+# -- an SMS of which nobody knows --------------------------------------------------------------------------------
+
+FIRST_LOOK, LAST_LOOK = timedelta(seconds=60), timedelta(seconds=300)  # after it became uncertain
+TWICE = "may have been sent twice"
+DOUBTFUL = (
+    f"select {COLUMNS}, lease_until, done_at from outbox "  # noqa: S608 - the words are ours
+    "where state in ('dead', 'uncertain', 'held') and state = 'uncertain' and medium = 'sms' and not_before <= ? "
+    "order by id limit ?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Doubtful:
+    """An SMS that may have arrived: `since` its attempt began; `last` says that no later look will be taken."""
+
+    outgoing: Outgoing
+    since: datetime
+    last: bool
+
+
+def _doubt(id: int, words: str, look_at: datetime | None, now: datetime) -> None:
+    """Its lease stays: it tells when the attempt began."""
+    lease = row("select lease_until from outbox where id = ?", id)[0]
+    _finish(id, OutboxState.UNCERTAIN, words, now, not_before=None if look_at is None else micros(look_at))
+    update("outbox", "id", id, lease_until=lease)
+
+
+def doubtful(now: datetime, limit: int) -> list[Doubtful]:
+    """The SMS that a provider should be asked about now, oldest first."""
+    found = []
+    for *columns, lease, done_at in rows(DOUBTFUL, micros(now), limit):
+        began = moment(lease) - LEASE if lease else moment(done_at)
+        found.append(Doubtful(_outgoing(*columns), began, now >= moment(done_at) + LAST_LOOK))
+    return found
+
+
+def record_found(id: int, sent: Sent, now: datetime) -> None:
+    """The provider has it: it was sent. Unless that message is known as another of ours, which proves nothing about
+    this one: then a person decides. Inside `writing()`."""
+    if not _is_uncertain(id):
+        return
+    another = sent.provider_id and row(
+        "select 1 from outbox where provider_id = ? and medium = 'sms' and provider_id <> '' and id <> ?",
+        sent.provider_id,
+        id,
+    )
+    if another:
+        look_again(id, None, now)
+    else:
+        record_sent([(id, sent)], now)
+
+
+def record_absent(doubt: Doubtful, now: datetime) -> None:
+    """The provider does not know it. Asked for the last time, it goes once more, and once only. Inside `writing()`."""
+    id = doubt.outgoing.id
+    if not _is_uncertain(id):
+        return
+    if not doubt.last:
+        done_at = row("select done_at from outbox where id = ?", id)[0]
+        look_again(id, moment(done_at) + LAST_LOOK, now)
+    elif row("select result from outbox where id = ?", id)[0].startswith(TWICE):
+        look_again(id, None, now)  # twice is enough: a person decides
+    else:
+        _back(id, TWICE, now, now)
+
+
+def look_again(id: int, at: datetime | None, now: datetime) -> None:
+    """When the provider is asked again; None: it cannot be, so a person is shown it soon. Inside `writing()`."""
+    execute(
+        "update outbox set not_before = ?, changed = ? where id = ? and state = 'uncertain'",
+        None if at is None else micros(at),
+        micros(now),
+        id,
+    )
+
+
+def _is_uncertain(id: int) -> bool:
+    """A receipt may have settled it while the provider was asked."""
+    return row("select 1 from outbox where id = ? and state = 'uncertain'", id) is not None
+
+
+# -- receipts ----------------------------------------------------------------------------------------------------
+
+SMS_COLUMNS = (
+    "id, ticket, entry, kind, recipient, account, state, created_at, number, attempts, resends, status, provider_id, "
+    "data"
+)
+SMS = f"select {SMS_COLUMNS} from outbox where medium = 'sms'"  # noqa: S608 - names are ours
+
+
+def sms_row(receipt: Receipt) -> SmsRow | None:
+    """The row a receipt is about: by our id, which it may carry before we know the provider's, else by that."""
+    found = sms_by_id(receipt.outbox) if receipt.outbox is not None and 0 < receipt.outbox < 2**63 else None
+    if found is not None or not receipt.id:
+        return found
+    line = row(f"{SMS} and provider_id = ? and provider_id <> '' order by id desc limit 1", receipt.id)
+    return None if line is None else _sms(*line)
+
+
+def sms_by_id(id: int) -> SmsRow | None:
+    """The SMS with this outbox id, None when there is none."""
+    line = row(f"{SMS} and id = ?", id)
+    return None if line is None else _sms(*line)
+
+
+def _sms(
+    id: int,
+    ticket: int | None,
+    entry: int | None,
+    kind: str,
+    phone: str,
+    account: int | None,
+    state: str,
+    created_at: int,
+    number: str,
+    attempts: int,
+    resends: int,
+    status: str,
+    provider_id: str,
+    data: str,
+) -> SmsRow:
+    return SmsRow(
+        id,
+        ticket,
+        entry,
+        NoticeKind(kind),
+        phone,
+        account,
+        OutboxState(state),
+        moment(created_at),
+        number,
+        attempts,
+        resends,
+        status,
+        provider_id,
+        json.loads(data),
+    )
+
+
+def undelivered_facts(sms: SmsRow, now: datetime) -> UndeliveredFacts:
+    """What deciding needs to know about who should have got an SMS."""
+    known = facts.for_action([sms.ticket] if sms.ticket else [], sms.phone, now)
+    if sms.account is not None:
+        known = replace(known, accounts={**known.accounts, **facts.accounts_by_id([sms.account])})
+    return UndeliveredFacts(known, "" if sms.account is not None else _mail_of(sms))
+
+
+def _mail_of(sms: SmsRow) -> str:
+    """Where the person with this phone can be written to by mail. Of a phone that several share only the requester's
+    address counts, and his only when it is his phone too: nobody gets another's messages."""
+    owners = [
+        line[0]
+        for line in rows(
+            "select ca.contact from contact_address ca join address a on a.id = ca.address "
+            "where a.value = ? and ca.certainty = 'known'",
+            sms.phone,
+        )
+    ]
+    asker = row("select requester from ticket where number = ?", sms.ticket) if sms.ticket else None
+    if asker and asker[0] in owners:
+        owners = [asker[0]]
+    if len(owners) != 1:
+        return ""
+    found = row(
+        "select a.value from contact_address ca join address a on a.id = ca.address "
+        "where ca.contact = ? and ca.certainty = 'known' and a.medium = 'mail' and a.bounced = ? and a.opted_out = ? "
+        "order by coalesce(ca.last_seen, 0) desc, a.id limit 1",
+        owners[0],
+        False,
+        False,
+    )
+    return str(found[0]) if found else ""
+
+
+def add_results(results: Sequence[tuple[int, Receipt]], now: datetime) -> None:
+    """Keeps receipts, each once, and shows the highest. Before anything else is changed of their rows: which attempt a
+    receipt is about depends on the row's state. Inside `writing()`."""
+    for id, receipt in results:
+        sms = sms_by_id(id)
+        if sms is None:
+            continue
+        if receipt.status is not Delivery.PRICED:
+            execute(
+                "insert into result (outbox, status, code, words, at) values (?, ?, ?, ?, ?) "
+                "on conflict (outbox, status, code) do nothing",
+                id,
+                receipt.status,
+                receipt.code,
+                receipt.words[:500],
+                micros(now),
+            )
+        if columns := _shown(sms, receipt):
+            update("outbox", "id", id, changed=micros(now), **columns)
+
+
+def _shown(sms: SmsRow, receipt: Receipt) -> dict[str, Any]:
+    """The columns that a receipt changes. What it cost counts whichever attempt it was about."""
+    columns: dict[str, Any] = {}
+    if receipt.price:
+        columns |= {"price": receipt.price, "currency": receipt.currency}
+    if receipt.segments:
+        columns["segments"] = receipt.segments
+    if receipt.status is Delivery.PRICED:
+        return columns
+    status = status_after(receipt, sms)
+    if status != sms.status:
+        columns |= {"status": status, "code": receipt.code}
+    if receipt.id and not is_of_earlier_attempt(receipt, sms):
+        columns["provider_id"] = receipt.id
+    return columns
+
+
+# -- what stands behind a row ------------------------------------------------------------------------------------
+
+
 def behind(outgoing: Outgoing) -> dict[str, Any]:
     """What rendering needs beside the row: columns by name, as `outbound.letters.Background` takes them."""
     found: dict[str, Any] = {}
@@ -229,11 +622,10 @@ def behind(outgoing: Outgoing) -> dict[str, Any]:
         inbox, subject = row("select inbox, subject from ticket where number = ?", outgoing.ticket)
         found |= {"number": outgoing.ticket, "inbox": inbox, "ticket_subject": subject}
         found |= _ids(outgoing.ticket, outgoing.recipient)
-    if outgoing.entry is not None:
-        found |= _words(outgoing.entry)
-        found |= (
-            _answered(outgoing.ticket, outgoing.entry, outgoing.recipient) if outgoing.kind is NoticeKind.ANSWER else {}
-        )
+    entry = outgoing.data.get("entry") if outgoing.entry is None else outgoing.entry  # by mail what an SMS could not
+    if entry is not None:
+        found |= _words(entry)
+        found |= _answered(outgoing.ticket, entry, outgoing.recipient) if outgoing.kind is NoticeKind.ANSWER else {}
     address = row(
         "select a.id, c.name from address a left join contact_address ca on ca.address = a.id "
         "left join contact c on c.id = ca.contact where a.value = ? limit 1",

@@ -1,4 +1,4 @@
-'''SMS dialogues as data: people, tickets, then timed steps with where each must land. The format of `*.toml` here:
+"""SMS dialogues as data: people, tickets, then timed steps with where each must land. The format of `*.toml` here:
 
     title = "Two open tickets: one menu, and the answer moves the message"
     rules = ["T8", "T3"]                    # of specs/sms.md 4.3, 4.4 …
@@ -68,4 +68,4 @@ The words of `sends`: acknowledgement ("we have it, ref #1234"), menu (which tic
 with a command, also "already done"), list (answers to mine, show, commands, status), usage (what can be written;
 nearest words), code (a one-time code is asked for or sent), consent (confirmation of STOP, HELP or START, only where
 the provider does not answer by itself), notice (something happened), job (a job is given).
-'''
+"""

@@ -1,0 +1,136 @@
+"""The desk's part for text messages: a received SMS is understood, meets its facts and is decided; menus expire.
+
+Between `desk`, which opens the transactions, and `store`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from gateway import commands, phones
+from gateway.config import Config, SmsNumber
+from gateway.decide.pieces import fresh_subject
+from gateway.decide.text import TextCase, decide_text
+from gateway.decide.undelivered import decide_receipt
+from gateway.model import execute, micros, update
+from gateway.store import intake, outbox, texts
+from gateway.values import (
+    Caps,
+    Channel,
+    Decision,
+    InboundMessage,
+    InboundState,
+    NamedAddress,
+    QuestionKind,
+    Receipt,
+    Ruling,
+    Sms,
+    Step,
+)
+
+NO_NUMBER = "there is no [[sms]] in the config any more"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which of our numbers an SMS came to, its `[[sms]]`, and who sent it, both in one spelling."""
+
+    way: SmsNumber
+    number: str
+    sender: str
+
+
+def place(sms: Sms, config: Config) -> Place | None:
+    """Where an SMS came in; None when no number is configured. A number that is ours no more is read as the first."""
+    named = config.way(sms.recipient) or next((way for way in config.sms if way.driver == sms.driver), None)
+    way = named or (config.sms[0] if config.sms else None)
+    if way is None:
+        return None
+    number = sms.recipient if sms.recipient in way.numbers else way.number
+    region = way.region or phones.region_of(number) or "US"
+    number = number if number in way.numbers else way.number
+    return Place(way, number, phones.sender(sms.sender, region))
+
+
+def understood(sms: Sms, config: Config) -> InboundMessage:
+    """The message that the mailroom's columns and the timeline know."""
+    at = place(sms, config)
+    sender = NamedAddress("", at.sender if at else "")
+    words = " ".join(sms.text.lower().split())
+    content = hashlib.sha256(f"{words} {[m.url for m in sms.media]}".encode("utf-8", "replace")).hexdigest()
+    return InboundMessage(
+        channel=Channel.SMS,
+        sender=sender,
+        author=sender,
+        subject=fresh_subject(sms.text, bool(sms.media)),
+        text=sms.text,
+        message_id=f"{sms.driver}:{sms.id}",
+        content_hash=content,
+        delivered_to=(sms.recipient,),
+    )
+
+
+def decide(
+    sms: Sms,
+    message: InboundMessage,
+    config: Config,
+    caps: Caps,
+    now: datetime,
+    received: datetime,
+    inbound: int = 0,
+    ruling: Ruling | None = None,
+) -> tuple[Decision, commands.Said]:
+    """The decision about a received SMS, and what was read in it. `inbound` is its mailroom row, 0 to only try."""
+    said = commands.read(sms.text)
+    at = place(sms, config)
+    if at is None:
+        return Decision(InboundState.PARKED, "needs-sorting", (Step("parked", NO_NUMBER, hit=True),)), said
+    known = texts.for_text(at.sender, at.number, sms.text, said.number, at.way, inbound, ruling, now)
+    case = TextCase(sms, said, message, known, config, at.way, caps, received)
+    decision = decide_text(case)
+    steps = (Step("read", _read_as(said)), *decision.trace)
+    return replace(decision, trace=steps), said
+
+
+def _read_as(said: commands.Said) -> str:
+    words = [str(said.kind), str(said.verb or ""), f"#{said.number}" if said.number else ""]
+    return " ".join(word for word in words if word)
+
+
+def receipt(receipt: Receipt, now: datetime, config: Config) -> Decision:
+    """The decision about a receipt."""
+    found = outbox.sms_row(receipt)
+    known = outbox.undelivered_facts(found, now) if found else None
+    return decide_receipt(receipt, found, known, now, config)
+
+
+# -- the clock ---------------------------------------------------------------------------------------------------
+
+
+def expire_questions(now: datetime) -> bool:
+    """Ends what nobody answered: a customer's messages go where it is most likely, marked as a guess; a command is not
+    executed and stays in sight. True when messages wait to be decided again. Inside `writing()`."""
+    woken = False
+    for asked in texts.expired(now):
+        if asked.kind is not QuestionKind.MENU or asked.command:
+            update("question", "id", asked.id, state="over")
+            continue
+        when = texts.activity(asked.options)
+        # Of those that are as new the first stands: the menu was sorted by activity.
+        likeliest = max((n for n in asked.options if n in when), key=lambda n: when[n or 0], default=None)
+        ruling = Ruling("guess", likeliest) if likeliest else Ruling("new")
+        for inbound in texts.waiting_with(asked):
+            woken |= intake.rule(inbound, ruling)
+        update("question", "id", asked.id, state="guessed")
+    return woken
+
+
+def wake_tickets(now: datetime) -> list[int]:
+    """Tickets whose pause is over. Inside `writing()`."""
+    lines = execute(
+        "select number from ticket where snoozed_until is not null and snoozed_until <= ? order by snoozed_until limit 50",
+        micros(now),
+    ).fetchall()
+    return [line[0] for line in lines]
