@@ -26,10 +26,12 @@ import click
 
 if TYPE_CHECKING:
     from gateway.addresses import Keys
-    from gateway.config import Config
+    from gateway.commands import Said
+    from gateway.config import Config, SmsNumber
     from gateway.values import Account, Arrival, Decision, Envelope, InboundMessage, Outgoing
 
 REFUSED, DATA_ERROR, NO_USER, TRY_AGAIN, BAD_CONFIG = 1, 65, 67, 75, 78
+TRIED_NUMBER = "+12025550100"  # reserved for fiction
 HEAD = 64 * 1024  # bytes of a mail in which recipients are looked for
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
@@ -422,6 +424,69 @@ def try_mail(files: tuple[Path, ...], recipients: tuple[str, ...], sender: str) 
             click.echo(_dumped(_verdict(file, message, decision), indent=None))
 
 
+@try_.command(name="sms")
+@click.option("--from", "sender", required=True, metavar="NUMBER", help="Who texts.")
+@click.option("--to", "recipient", metavar="NUMBER", default="", help="Our number; the first of [[sms]] if not given.")
+@click.option("--file", "file", type=click.Path(exists=True, path_type=Path, dir_okay=False), help="A text a line.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a text.")
+@click.argument("text", required=False)
+def try_sms(sender: str, recipient: str, file: Path | None, as_json: bool, text: str | None) -> None:
+    """Read text messages and decide on each right now, but write and send nothing."""
+    from gateway import desk
+    from gateway.values import Sms, utc_now
+    from outbound.sms import caps
+
+    if (text is None) == (file is None):
+        _refuse("ringback: give a text, or a file of texts with --file", 2)
+    config, way = _with_number(_opened(), recipient)
+    texts = [text] if text is not None else (file.read_text("utf-8").splitlines() if file else [])
+    for words in texts:
+        sms = Sms(way.driver, "try", sender, recipient or way.number, words)
+        decision, said = desk.rehearse_text(config, sms, caps(way.driver), utc_now())
+        verdict = _text_verdict(words, said, decision)
+        click.echo(_dumped(verdict, indent=None) if as_json else _in_words(verdict))
+
+
+def _with_number(config: Config, recipient: str) -> tuple[Config, SmsNumber]:
+    """The `[[sms]]` that a text is tried at; a number that is not configured is tried as if it were."""
+    from gateway.config import SmsNumber
+
+    way = config.way(recipient) if recipient else next(iter(config.sms), None)
+    if way is None:
+        way = SmsNumber(number=recipient or TRIED_NUMBER, driver="file")
+        click.echo(f"ringback: no [[sms]] has the number {way.number}; tried as if one had", err=True)
+        config = config.model_copy(update={"sms": (*config.sms, way)})
+    return config, way
+
+
+def _text_verdict(words: str, said: Said, decision: Decision) -> dict[str, Any]:
+    """What `try sms` says of one text: `kind`, `verb`, `ticket` and `text` as it is read, `executes` whether a command
+    is carried out at once, `lands` where it goes: a ticket's number, "new", or null."""
+    from gateway.commands import as_json
+    from gateway.decide.field import executes
+
+    return {
+        "sms": words,
+        "kind": None,
+        "verb": None,
+        "ticket": None,
+        "text": None,
+        **as_json(said),
+        "executes": executes(said, decision),
+        "lands": "new" if decision.new_ticket else decision.ticket,
+        "state": decision.state,
+        "reason": decision.reason,
+        "sends": [notice.kind for notice in decision.notices],
+        "trace": decision.trace,
+    }
+
+
+def _in_words(verdict: dict[str, Any]) -> str:
+    lines = [f"{verdict['sms']!r}: {verdict['reason']}" + (f", #{verdict['lands']}" if verdict["lands"] else "")]
+    lines += [f"  {'>' if step.hit else ' '} {step.name}: {step.found}" for step in verdict["trace"]]
+    return "\n".join(lines)
+
+
 @contextmanager
 def _parser(config: Config) -> Iterator[Callable[[bytes, Envelope], InboundMessage]]:
     """Reads mails as the worker does, in a process of its own; their attachments go to a folder that is thrown away."""
@@ -640,11 +705,12 @@ def replay(number: int) -> None:
     from gateway import desk
     from gateway.values import utc_now
     from gateway.worker import Reader
+    from outbound.sms import caps
 
     config = _opened()
     reader = Reader(config)
     try:
-        click.echo(_dumped(desk.replay(config, desk.keys_of(config), number, reader.understand, utc_now())))
+        click.echo(_dumped(desk.replay(config, desk.keys_of(config), number, reader.understand, utc_now(), caps)))
     finally:
         reader.close()
 

@@ -18,9 +18,18 @@ import tomllib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 PREFIX = "RINGBACK__"
 EX_CONFIG = 78  # sysexits(3): the exit code of a program that cannot use its config
@@ -137,14 +146,27 @@ class Inbox(Section):
         return self.addressing != "no"
 
 
+def _secret(value: Any) -> Any:
+    """`@/run/secrets/token` stands for what is in that file: the environment cannot reach into a list of tables."""
+    if not isinstance(value, str) or not value.startswith("@"):
+        return value
+    try:
+        return Path(value[1:]).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"the file {value[1:]} cannot be read: {error}") from error
+
+
+Secret = Annotated[str, BeforeValidator(_secret)]
+
+
 class Twilio(Section):
     """An account at Twilio. `auth_tokens` are tried in turn, so that a new one can be brought in; the first signs us in
     unless there is an API key."""
 
     account_sid: str = Field(pattern=r"^AC[0-9a-fA-F]{32}$")
-    auth_tokens: tuple[str, ...] = Field(repr=False, min_length=1)
+    auth_tokens: tuple[Secret, ...] = Field(repr=False, min_length=1)
     api_key_sid: str = ""
-    api_key_secret: str = Field("", repr=False)
+    api_key_secret: Secret = Field("", repr=False)
     messaging_service_sid: str = Field("", pattern=r"^(MG[0-9a-fA-F]{32})?$")
 
 
@@ -154,8 +176,8 @@ class Kannel(Section):
 
     send_url: str = "http://127.0.0.1:13013/cgi-bin/sendsms"
     user: str = "ringback"
-    password: str = Field("", repr=False)
-    secret: str = Field(repr=False, min_length=8)
+    password: Secret = Field("", repr=False)
+    secret: Secret = Field(repr=False, min_length=8)
     allow_from: tuple[str, ...] = ("127.0.0.1", "::1")
     smsc: str = ""
 
@@ -179,7 +201,7 @@ class HttpSms(Section):
     id_path: str = "id"  # where the answer names the message: dots go down
     timeout_seconds: float = Field(10, gt=0, le=60)
     # incoming: names of the fields, dots go down; `secret` signs the body (HMAC-SHA256, hex or base64, in `signature`)
-    secret: str = Field(repr=False, min_length=8)
+    secret: Secret = Field(repr=False, min_length=8)
     signature: str = "X-Signature"
     field_id: str = "id"
     field_from: str = "from"
@@ -205,6 +227,7 @@ class SmsNumber(Section):
     pool: tuple[str, ...] = ()
     inbox: str = ""  # whose team, kind, hours and signature its tickets have: a mail address, "" the first
     region: str = Field("", pattern=r"^([A-Z]{2})?$")  # of numbers written without a country; "" that of `number`
+    countries: tuple[str, ...] = ()  # that get automatic SMS; () that of `number`
     acknowledge: bool = True
     reopen_days: int = Field(7, ge=0, le=3650)
     quiet_from: str = Field("21:00", pattern=r"^[0-2][0-9]:[0-5][0-9]$")

@@ -23,7 +23,7 @@ from typing import Any
 
 from peewee import OperationalError
 
-from gateway import blobs, kept, phones, store, texting
+from gateway import blobs, commands, kept, phones, store, texting
 from gateway.addresses import Keys, load_keys
 from gateway.commands import Said
 from gateway.config import Config
@@ -249,7 +249,7 @@ def _decide(
         took = Step("decided", f"settings {config.digest}", round((time.perf_counter() - started) * 1000, 2))
         return replace(decision, trace=(*decision.trace, took))
     clues = read_clues(message, waiting.envelope, config, keys)
-    known = facts.for_message(message, clues, waiting.id, waiting.ruling, now)
+    known = with_orders(facts.for_message(message, clues, waiting.id, waiting.ruling, now), message, now)
     looked = time.perf_counter()
     decision = decide_message(message, waiting.envelope, clues, known, understood.proof, config, keys)
     decided = time.perf_counter()
@@ -267,6 +267,16 @@ def _decide(
             return Decision(InboundState.FAILED, "unreadable", steps, ticket=ruling.ticket)
         return replace(decision, state=InboundState.FAILED, reason="unreadable", trace=steps)
     return replace(decision, trace=steps)
+
+
+def with_orders(known: Facts, message: InboundMessage, now: datetime) -> Facts:
+    """The facts that a command needs, when one of us may give one."""
+    account = known.sender.account
+    found = commands.read_mail(message.text, (account.name,)) if account else None
+    if account is None or found is None:
+        return known
+    named = [n for n in (found[0].number, *known.tickets) if n]
+    return replace(known, orders=texts.for_field(account, named, now))
 
 
 def original_attached(message: InboundMessage, raw: bytes, folder: Path) -> InboundMessage:
@@ -391,7 +401,7 @@ def rehearse(
 ) -> Decision:
     """What would become of a message right now. Writes nothing."""
     clues = read_clues(message, envelope, config, keys)
-    known = facts.for_message(message, clues, 0, None, now)
+    known = with_orders(facts.for_message(message, clues, 0, None, now), message, now)
     return decide_message(message, envelope, clues, known, proof, config, keys)
 
 

@@ -5,23 +5,30 @@ Each check is one function; it looks at one thing and yields findings. `check` o
 
 from __future__ import annotations
 
+import ipaddress
+import re
 import shutil
 import smtplib
 import socket
 import ssl
 import stat
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
+from urllib.parse import urlencode, urlsplit
 
 from gateway import queries, store, supervisor
 from gateway.addresses import load_keys
-from gateway.config import Config, SmtpOut
+from gateway.config import Config, SmsNumber, SmtpOut, Twilio
+from gateway.store import webhooks
+from gateway.values import RawRequest
 
 PATIENCE = 5.0  # seconds for a port to answer
+RECENT = timedelta(days=1)  # refused webhooks are told for so long
 AHEAD = timedelta(minutes=2)  # a clock may differ so much from another machine's
 
 
@@ -47,8 +54,8 @@ Findings = Iterator[Finding]
 
 
 def still(config: Config) -> list[str]:
-    """What is wrong with files and schema, in sentences. The store is connected."""
-    return [*_files(config), *_schema_problems()]
+    """What is wrong with files, schema and the numbers for SMS, in sentences. The store is connected."""
+    return [*_files(config), *_schema_problems(), *_sms(config)]
 
 
 def examine(config: Config, path: Path, now: datetime) -> list[Finding]:
@@ -107,6 +114,27 @@ def _schema_problems() -> Iterator[str]:
         yield "there is no database yet: `ringback init` makes it"
     elif problem := store.schema_problem():
         yield problem
+
+
+def _sms(config: Config) -> Iterator[str]:
+    """What can be sent but never answered, and webhooks that cannot reach us."""
+    for way in config.sms:
+        for name in (number for number in way.numbers if way.driver != "email" and re.search("[A-Za-z]", number)):
+            yield f"sms: {name!r} is a name: nobody can answer it, nor say STOP; a helpdesk needs a number"
+    if any(way.driver == "twilio" for way in config.sms) and (why := _unreachable(config.web.public_url)):
+        yield f"web.public_url: {why}: Twilio signs and asks the public https:// address, and finds nobody there"
+
+
+def _unreachable(url: str) -> str:
+    """Why a provider cannot ask this address safely, "" when it can as far as its spelling goes."""
+    host = urlsplit(url).hostname or ""
+    try:
+        private = not ipaddress.ip_address(host).is_global
+    except ValueError:
+        private = host == "localhost" or host.endswith(".localhost")
+    if private:
+        return f"{url} is only of this machine or network"
+    return f"{url} is not https" if not url.startswith("https://") else ""
 
 
 # -- live --------------------------------------------------------------------------------------------------------
@@ -251,7 +279,61 @@ def _authenticity(config: Config) -> Findings:
         yield Finding(Level.OK, "authenticity", words)
 
 
-LIVE: tuple[Callable[[Config], Findings], ...] = (_folder, _disk, _processes, _mail_server, _authenticity)
+def _twilio(config: Config) -> Findings:
+    """Signs a status callback that says nothing, and has it judged: here, and by the web that runs. Nothing is kept."""
+    for way in config.sms:
+        if way.twilio:
+            yield _judged(config, way, way.twilio)
+
+
+def _judged(config: Config, way: SmsNumber, twilio: Twilio) -> Finding:
+    from inbound.sms.twilio import receive
+
+    name = f"twilio {way.number}"
+    probes = [_callback(config, way, twilio, token) for token in twilio.auth_tokens]
+    forged = replace(probes[0], body=probes[0].body + b"0")
+    answers = [receive(probe, "status", [way])[1].status for probe in (*probes, forged)]
+    if answers != [200] * len(probes) + [403]:
+        words = f"signed callbacks are answered {answers[:-1]}, a forged one {answers[-1]}"
+        return Finding(Level.FAIL, name, words, "compare account_sid and auth_tokens with Twilio's console")
+    where = f"{reachable(config.web.host)}:{config.web.port}"
+    try:
+        status = _asked(reachable(config.web.host), config.web.port, probes[0])
+    except OSError as error:
+        words = f"a signed callback is taken, a forged one refused; the web at {where} was not asked: {error}"
+        return Finding(Level.WARN, name, words, "start Ringback")
+    if status != 200:
+        words = f"the web at {where} answers {status} to a callback signed for {config.web.public_url}"
+        return Finding(Level.FAIL, name, words, "`ringback reload`: it may run with an older config")
+    words = f"a callback signed for {config.web.public_url} is taken, a forged one refused"
+    return Finding(Level.OK, name, words)
+
+
+def _callback(config: Config, way: SmsNumber, twilio: Twilio, token: str) -> RawRequest:
+    """A status callback as Twilio signs it. Its status is none, so that it changes nothing."""
+    from twilio.request_validator import RequestValidator
+
+    url = f"{config.web.public_url}/hooks/twilio/status"
+    form = {"AccountSid": twilio.account_sid, "From": way.number, "MessageSid": f"SM{0:032}", "MessageStatus": "doctor"}
+    headers = {
+        "X-Twilio-Signature": RequestValidator(token).compute_signature(url, form),
+        "Content-Type": "application/x-www-form-urlencoded",
+    }
+    return RawRequest("POST", url, headers, urlencode(form).encode())
+
+
+def _asked(host: str, port: int, probe: RawRequest) -> int:
+    """The status with which our own web answers."""
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}/hooks/twilio/status"
+    request = urllib.request.Request(address, probe.body, dict(probe.headers))
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=PATIENCE) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+LIVE: tuple[Callable[[Config], Findings], ...] = (_folder, _disk, _processes, _mail_server, _authenticity, _twilio)
 
 
 WATCHED = {  # names of `queries.health`: what is said when all is well, what to do when it is not
@@ -270,6 +352,7 @@ def _rows(now: datetime, running: bool) -> Findings:
         yield Finding(Level.FAIL, "clock", words, "set this machine's clock (`timedatectl`)")
     else:
         yield Finding(Level.OK, "clock", f"{now:%d %B %Y %H:%M} UTC, nothing came from the future")
+    yield from _refused_webhooks(now)
     issues = {issue.name: issue for issue in queries.health(now)}
     for name, (fine, fix) in WATCHED.items():
         issue = issues.get(name)
@@ -277,3 +360,13 @@ def _rows(now: datetime, running: bool) -> Findings:
             yield Finding(Level.OK, name, fine)
         else:
             yield Finding(Level.FAIL if issue.blocks and running else Level.WARN, name, issue.words, fix)
+
+
+def _refused_webhooks(now: datetime) -> Findings:
+    for found in webhooks.refusals(now - RECENT):
+        words = (
+            f"{found.count:,} webhooks to /hooks/{found.driver}/ were refused on {found.last:%d %B %Y}, "
+            f"the last at {found.last:%H:%M} UTC"
+        )
+        fix = "yours? Then compare secrets and [web] public_url with what the provider has; else they were forged"
+        yield Finding(Level.WARN, "webhooks", words, fix)

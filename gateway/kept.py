@@ -28,7 +28,8 @@ def key_of(value: Sms | Receipt) -> str:
     if isinstance(value, Sms):
         return f"{value.driver}:in:{value.id}"
     code = f":{value.code}" if value.code else ""
-    return f"{value.driver}:st:{value.id}:{value.status}{code}"
+    named = value.id or f"outbox-{value.outbox}"  # Kannel's receipts name no message
+    return f"{value.driver}:st:{named}:{value.status}{code}"
 
 
 def read(raw: bytes) -> Sms | Receipt:

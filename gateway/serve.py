@@ -12,17 +12,22 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from gateway import bell, blobs, desk, store
+from gateway import bell, blobs, desk, kept, store
 from gateway.config import Config, ConfigError, begin_child, load
-from gateway.values import Account, Action, Written, utc_now
+from gateway.store import webhooks
+from gateway.values import Account, Action, Arrival, RawRequest, RawResponse, Receipt, Sms, Temporary, Written, utc_now
 
 log = logging.getLogger("ringback.serve")
 
 SLOW_CLIENT_SECONDS = 20
 STOP_SECONDS = 3
+COMMIT_SECONDS = 10  # a provider waits 15 (Twilio's default); then it would not hear our 503
+REFUSALS_SECONDS = 60  # between two notes of forged webhooks: a flood of them must not fill the log
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -81,13 +86,15 @@ def web(config: Config) -> None:
     from gunicorn.sock import create_sockets
     from gunicorn.workers.gthread import ThreadWorker
 
+    door = Door(config)
+
     class Site(BaseApplication):  # type: ignore[misc]
         def load_config(self) -> None:
             for name, value in _gunicorn_settings(config).items():
                 self.cfg.set(name, value)
 
         def load(self) -> Any:
-            return application(config)
+            return application(config, door)
 
     class PatientThreads(ThreadWorker):  # type: ignore[misc]
         """A client that sends nothing for 20 s loses its thread: slow bodies otherwise stop the site."""
@@ -110,7 +117,10 @@ def web(config: Config) -> None:
     site = Site()
     logger = Logger(site.cfg)
     sockets = create_sockets(site.cfg, logger)
-    PatientThreads(1, os.getppid(), sockets, site, site.cfg.timeout / 2, site.cfg, logger).init_process()
+    try:
+        PatientThreads(1, os.getppid(), sockets, site, site.cfg.timeout / 2, site.cfg, logger).init_process()
+    finally:
+        door.close()
 
 
 def _gunicorn_settings(config: Config) -> dict[str, Any]:
@@ -128,8 +138,8 @@ def _gunicorn_settings(config: Config) -> dict[str, Any]:
     }
 
 
-def application(config: Config) -> Any:
-    """The WSGI application, wired: pages get `perform` and `keep`."""
+def application(config: Config, door: Door) -> Any:
+    """The WSGI application, wired: pages get `perform` and `keep`, providers get `door.take`."""
     from webui.app import create_app
 
     doorbell = bell.Bell(config.folder, config.data.queue_url)
@@ -140,12 +150,123 @@ def application(config: Config) -> Any:
     def keep(content: bytes) -> str:
         return blobs.put(config.folder / "blobs", content)
 
-    return create_app(config, perform, keep)
+    return create_app(config, perform, keep, take=door.take)
 
 
 def _ring(doorbell: bell.Bell) -> None:
     doorbell.ring(bell.DELIVER)
     doorbell.ring(bell.PROCESS)
+
+
+# -- webhooks ----------------------------------------------------------------------------------------------------
+
+
+class Door:
+    """Where providers come in: the driver says whether it is true and what it means; it is answered when it is kept."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._lock = threading.Lock()
+        self._committer: desk.Committer | None = None
+        self._refusals = Refusals(_note_refusals)
+
+    def take(self, driver: str, event: str, raw: RawRequest) -> RawResponse:
+        """The driver's own answer, once all that the request brought is committed; what was there is not kept twice.
+
+        404 for a driver that no `[[sms]]` uses. Raises Temporary when it could not be kept in COMMIT_SECONDS.
+        """
+        from inbound import sms
+
+        ways = [way for way in self._config.sms if way.driver == driver]
+        found = sms.driver(driver) if ways else None
+        if found is None or found.receive is None:
+            return RawResponse(404, body=b"Not Found\n")
+        values, answer = found.receive(raw, event, ways)
+        if answer.status == 403:
+            self._refusals.add(driver)
+        self._keep(values)
+        return answer
+
+    def close(self) -> None:
+        """Finishes what is queued and says what was refused."""
+        if self._committer:
+            self._committer.close()
+        self._refusals.close()
+
+    def _keep(self, values: Sequence[Sms | Receipt]) -> None:
+        arrivals = [kept.arrival(value, utc_now()) for value in values]
+        end = time.monotonic() + COMMIT_SECONDS
+        waiting = [(arrival, self._open().accept(arrival)) for arrival in arrivals]
+        for arrival, future in waiting:
+            try:
+                fresh = future.result(max(0.0, end - time.monotonic()))
+            except TimeoutError as error:
+                raise Temporary(f"not kept within {COMMIT_SECONDS} s") from error
+            if not fresh:
+                _compare(arrival)
+
+    def _open(self) -> desk.Committer:
+        """One committer for all threads, made when the first webhook proves to be true."""
+        with self._lock:
+            if self._committer is None:
+                doorbell = bell.Bell(self._config.folder, self._config.data.queue_url)
+                self._committer = desk.Committer(self._config, after_commit=lambda: doorbell.ring(bell.PROCESS))
+            return self._committer
+
+
+def _compare(arrival: Arrival) -> None:
+    """The first one counts; that the second says something else is at least told."""
+    with store.connection():
+        if not webhooks.says_the_same(arrival):
+            log.warning("%s came again with other words; the first stays", arrival.key)
+
+
+class Refusals:
+    """Counts refused webhooks by driver and has them noted by `note`, at most once in REFUSALS_SECONDS."""
+
+    def __init__(self, note: Callable[[Counter[str]], None], seconds: float = REFUSALS_SECONDS) -> None:
+        self._note, self._seconds = note, seconds
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+        self._timer: threading.Timer | None = None
+        self._due = False  # the timer runs and will note what is counted
+        self._noted = float("-inf")
+
+    def add(self, driver: str) -> None:
+        """One more. Costs no database: a thread of its own notes it, at once when all was quiet before."""
+        with self._lock:
+            self._counts[driver] += 1
+            if not self._due:
+                self._due = True
+                pause = max(0.0, self._noted + self._seconds - time.monotonic())
+                self._timer = threading.Timer(pause, self._flush)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def close(self) -> None:
+        """Notes what is not noted yet."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer.join(STOP_SECONDS)
+        self._flush()
+
+    def _flush(self) -> None:
+        with self._lock:
+            counts, self._counts, self._due = self._counts, Counter(), False
+            self._noted = time.monotonic()
+        if counts:
+            self._note(counts)
+
+
+def _note_refusals(counts: Counter[str]) -> None:
+    for driver, count in counts.items():
+        log.warning("%d webhook(s) to /hooks/%s/ refused: forged, or for a number that is not ours", count, driver)
+    try:
+        with store.connection(), store.writing():
+            for driver, count in counts.items():
+                webhooks.refused(driver, count, utc_now())
+    except Temporary as error:
+        log.warning("the refusals are only logged: %s", error)
 
 
 if __name__ == "__main__":

@@ -550,6 +550,7 @@ class Facts:
     ruling: Ruling | None = None
     same_again: tuple[int, ...] = ()  # tickets of the same words from this sender within ten minutes, newest first
     known_ids: frozenset[str] = frozenset()  # of the message's References, those stored already
+    orders: TextFacts | None = None  # when one of us gives a command by mail
 
 
 # -- what is known of a text message -----------------------------------------------------------------------------

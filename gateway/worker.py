@@ -15,24 +15,32 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
+from zoneinfo import ZoneInfo
 
-from gateway import bell, blobs, desk, store
+from gateway import bell, blobs, desk, kept, store
 from gateway.config import Config, ConfigError, begin_child, load
 from gateway.failpoints import fail_point
-from gateway.store import intake, outbox
+from gateway.rounds import THREADS, Rounds
+from gateway.store import intake, outbox, schedule
 from gateway.store.together import GroupWriter, Job
-from gateway.values import Medium, Outgoing, Sent, Temporary, utc_now
+from gateway.store.undelivered import give_up
+from gateway.values import Medium, OutboxState, Outgoing, Refusal, Refused, Sent, Temporary, utc_now
+from inbound import sms as sms_in
 from inbound.authenticity import prove
 from inbound.parser import Parser, Unreadable, minimal
 from outbound import journal
+from outbound import sms as sms_out
 from outbound.delivery import deliver
 from outbound.files import FileSender
 from outbound.letters import Background, compose
-from outbound.render import Letter, render
+from outbound.render import Letter, Rendered, render
 from outbound.smtp_out import SmtpSender
+from outbound.texts import render_sms
+from outbound.texts_out import SmsSender
 
 log = logging.getLogger("ringback.worker")
 
@@ -130,8 +138,12 @@ class Box:
         store.open_connection()
         if not outbox.any_due(now):
             return []
-        lanes = self._write(outbox.claim, self.owner, now, limit)
+        lanes = self._write(outbox.claim, self.owner, now, limit, _gate(self.config, now), self._shut)
         return [[self._whole(outgoing) for outgoing in lane] for lane in lanes]
+
+    def _shut(self, id: int, why: Refusal, now: datetime) -> None:
+        """The gate stops an SMS: whoever should know is told. Inside the claim's transaction, which must not fail."""
+        give_up(id, OutboxState.READY, why, "", outbox.SHUT[why], now, self.config)
 
     def _whole(self, outgoing: Outgoing) -> Outgoing:
         """With the bytes that lie in a blob. A lost one is rendered again: better a second Message-ID than no mail."""
@@ -156,10 +168,39 @@ class Box:
         self._write(outbox.put_back, id, now)
 
     def record_sent(self, taken: Sequence[tuple[int, Sent]], now: datetime) -> None:
-        self._write(outbox.record_sent, taken, now)
+        self._write(self._record_sent, taken, now)
+
+    def _record_sent(self, taken: Sequence[tuple[int, Sent]], now: datetime) -> None:
+        outbox.record_sent(taken, now)
+        for sender in {sent.sender for _, sent in taken if sent.sender}:
+            schedule.calm(self._complaint(sender), now)
+
+    def _complaint(self, number: str) -> str:
+        """The name of the alarm about the account that this number belongs to."""
+        way = self.config.way(number) or (self.config.sms[0] if self.config.sms else None)
+        return f"sms:{way.number if way else number}"
 
     def record_failed(self, id: int, words: str, again_at: datetime | None, now: datetime) -> None:
-        self._write(outbox.record_failed, id, words, again_at, now)
+        self._write(self._record_failed, id, words, again_at, now)
+
+    def _record_failed(self, id: int, words: str, again_at: datetime | None, now: datetime) -> None:
+        """An SMS that is given up leaves no one waiting for it."""
+        if again_at is None:
+            give_up(id, OutboxState.SENDING, None, "", words, now, self.config)
+        outbox.record_failed(id, words, again_at, now)
+
+    def record_later(self, id: int, words: str, again_at: datetime, now: datetime) -> None:
+        self._write(outbox.record_later, id, words, again_at, now)
+
+    def record_refused(self, outgoing: Outgoing, refused: Refused, now: datetime) -> None:
+        self._write(self._record_refused, outgoing, refused, now)
+
+    def _record_refused(self, outgoing: Outgoing, refused: Refused, now: datetime) -> None:
+        id, words = outgoing.id, str(refused)
+        give_up(id, OutboxState.SENDING, refused.why, refused.code, words, now, self.config)
+        outbox.record_failed(id, words, None, now)  # in any case it is not being sent any more
+        if refused.why is Refusal.ACCOUNT:
+            schedule.beat(self._complaint(outgoing.number), now, f"SMS do not go out: {refused}"[:300])
 
     def record_uncertain(self, id: int, words: str, again_at: datetime | None, now: datetime) -> None:
         self._write(outbox.record_uncertain, id, words, again_at, now)
@@ -167,6 +208,22 @@ class Box:
     def close(self) -> None:
         """Writes what is left."""
         self._writer.close()
+
+
+def _gate(config: Config, now: datetime) -> outbox.Gate:
+    """What may go by itself on the firm's day."""
+    local = now.astimezone(ZoneInfo(config.firm.time_zone))
+    day = local.replace(hour=0, minute=0, second=0, microsecond=0)
+    midnight = day + timedelta(days=1)  # the same wall clock, whatever the zone does that night
+    return outbox.Gate(config.limits.sms_segments_per_day, day.astimezone(UTC), midnight.astimezone(UTC))
+
+
+def _still_allowed(outgoing: Outgoing) -> None:
+    """A phone may have opted out after its message was claimed. Raises Refused."""
+    store.open_connection()
+    why = outbox.sms_shut(outgoing.recipient, outgoing.kind)
+    if why is not None:
+        raise Refused(outbox.SHUT[why], "", why)
 
 
 # -- the process -------------------------------------------------------------------------------------------------
@@ -216,16 +273,39 @@ def _serve(config: Config, stop: threading.Event, reload: threading.Event, wake:
     box = Box(config, owner)
     pool = ThreadPoolExecutor(config.limits.parsers + PROOFS, "understand")
     pool_of_senders = ThreadPoolExecutor(SENDERS, "send")
+    pool_of_rounds = ThreadPoolExecutor(THREADS, "rounds")
     senders = _senders(config)
     doorbell = bell.Bell(config.folder, config.data.queue_url)
     working = desk.Desk(
-        config, desk.keys_of(config), reader.understand, pool, after_commit=lambda: doorbell.ring(bell.DELIVER)
+        config,
+        desk.keys_of(config),
+        reader.understand,
+        pool,
+        after_commit=lambda: doorbell.ring(bell.DELIVER),
+        caps=sms_out.caps,
     )
+    committer = desk.Committer(config, after_commit=lambda: doorbell.ring(bell.PROCESS))
+    rounds = Rounds(
+        config,
+        owner,
+        senders[Medium.SMS],
+        sms_in.driver,
+        lambda value: committer.accept(kept.arrival(value, utc_now())),
+        pool_of_rounds,
+        deliver=working.after_commit,
+        soon=lambda seconds: _after(seconds, partial(doorbell.ring, bell.TICK)).start(),
+    )
+    rounds.begin()
+
+    def tick() -> None:
+        desk.tick(config, utc_now())
+        rounds()
+
     doorbell.answer(
         {
             bell.PROCESS: Turn(bell.PROCESS, lambda: desk.process(working)),
             bell.DELIVER: Turn(bell.DELIVER, deliverer(working, box, senders, pool_of_senders)),
-            bell.TICK: Turn(bell.TICK, lambda: desk.tick(config, utc_now())),
+            bell.TICK: Turn(bell.TICK, tick),
         }
     )
     consumer = _consumer(doorbell)
@@ -240,10 +320,19 @@ def _serve(config: Config, stop: threading.Event, reload: threading.Event, wake:
         consumer.stop(graceful=True)
         pool.shutdown(cancel_futures=True)
         pool_of_senders.shutdown()
+        pool_of_rounds.shutdown(wait=False, cancel_futures=True)  # a slow provider holds up no restart
         for sender in senders.values():
             sender.close()
         box.close()
+        committer.close()
         reader.close()
+
+
+def _after(seconds: float, ring: Callable[[], object]) -> threading.Timer:
+    """A timer, not yet started, that ends with the process."""
+    timer = threading.Timer(max(0.01, seconds), ring)
+    timer.daemon = True
+    return timer
 
 
 def deliverer(
@@ -257,29 +346,35 @@ def deliverer(
         nonlocal timer
         deliver(
             box,
-            lambda paper: render(paper, config, working.keys, utc_now()),
+            lambda paper: _rendered(paper, working),
             senders,
             utc_now,
             pool,
             journal=config.folder / "sent.journal",
             fail_point=fail_point,
             stopped=working.stopped.is_set,
+            can_look_up=senders[Medium.SMS].can_look_up,
         )
         next_due = outbox.next_due(utc_now())
         seconds = (next_due - utc_now()).total_seconds() if next_due else SWEEP_SECONDS
         if seconds < SWEEP_SECONDS and not (timer and timer.is_alive()):
-            timer = threading.Timer(max(0.01, seconds), working.after_commit)  # what is held goes out on time
-            timer.daemon = True
+            timer = _after(seconds, working.after_commit)  # what is held goes out on time
             timer.start()
 
     return body
 
 
+def _rendered(paper: Letter, working: desk.Desk) -> Rendered:
+    if paper.outgoing.medium is Medium.SMS:
+        return render_sms(paper, working.config)
+    return render(paper, working.config, working.keys, utc_now())
+
+
 def _senders(config: Config) -> Mapping[Medium, Any]:
-    """By medium: how it leaves us. Without a mail server everything is written to files."""
-    if config.smtp.out is None:
-        return {Medium.MAIL: FileSender(config.folder / "outgoing")}
-    return {Medium.MAIL: SmtpSender(config.smtp.out, config.mail.domain)}
+    """By medium: how it leaves us. Without a mail server, or a provider of SMS, everything is written to files."""
+    out = config.smtp.out
+    mail = FileSender(config.folder / "outgoing") if out is None else SmtpSender(out, config.mail.domain)
+    return {Medium.MAIL: mail, Medium.SMS: SmsSender(config, allowed=_still_allowed)}
 
 
 def _consumer(doorbell: bell.Bell) -> Any:

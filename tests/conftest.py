@@ -147,7 +147,7 @@ class DeskDb:
         before = (self.newest("entry"), self.newest("outbox"))
         with store.writing():
             clues = read_clues(message, envelope, self.config, self.keys)
-            known = facts.for_message(message, clues, inbound, ruling, at)
+            known = desk.with_orders(facts.for_message(message, clues, inbound, ruling, at), message, at)
             decision = decide_message(message, envelope, clues, known, proof, self.config, self.keys)
             writer.apply(decision, at, inbound, message)
         state, reason, ticket = row("select state, reason, ticket from inbound where id = ?", inbound)

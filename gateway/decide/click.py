@@ -132,20 +132,23 @@ def _remark(action: Remark, actor: Account, facts: Facts, config: Config) -> Dec
 
 
 def _assign(action: Assign, actor: Account, facts: Facts, config: Config) -> Decision:
+    """To a colleague, or nobody. To somebody outside it is an offer: the ticket stays new until he takes it, and the
+    same again offers it again."""
     ticket = _ticket(action.ticket, facts)
-    if action.assignee == ticket.assignee:
-        return Decision(DONE, "assigned")
     known = {account.id: account for account in (*facts.staff, *facts.accounts.values(), actor)}
     to = known.get(action.assignee or 0)
+    offers = to is not None and notices.works_outside(to)
+    if action.assignee == ticket.assignee and not offers:
+        return Decision(DONE, "assigned")
     if action.assignee is not None and (to is None or not to.active):
         raise Permanent("There is no such colleague.")
     entry = _event(actor, "assigned", account=action.assignee, before=ticket.assignee)
-    status = {"status": Status.OPEN} if ticket.status is Status.NEW and to else {}
+    status = {"status": Status.OPEN} if ticket.status is Status.NEW and to and not offers else {}
     told: tuple[Notice, ...] = ()
     asks: tuple[Ask, ...] = ()
     if to and to.id != actor.id:
         given, ask = notices.job(to, ticket, 0, actor.name, facts.now, config)
-        told, asks = (given,), (ask,) if ask else ()
+        told, asks = (given,), (ask,)
     return Decision(
         DONE,
         "assigned",

@@ -132,6 +132,14 @@ def _ruled(order: Order) -> Decision:
     return _note_on(order, ticket, order.text)
 
 
+EXECUTED = frozenset({"command", "note", "mine", "show", "commands", "undone"})
+
+
+def executes(said: Said, decision: Decision) -> bool:
+    """Was a command carried out at once: neither asked back, nor refused, nor only a note of free text?"""
+    return said.kind is SaidKind.COMMAND and decision.reason in EXECUTED
+
+
 # -- what kind of text -------------------------------------------------------------------------------------------
 
 
@@ -236,11 +244,12 @@ def _bare_ok(order: Order) -> Decision:
     """ "Ok" takes a job that was offered within twelve hours and not answered; else it is nothing, and not answered."""
     offers = [q for q in order.facts.questions if q.kind is QuestionKind.JOB and q.state == "open"]
     offers = [q for q in offers if q.expires_at > order.facts.now]
-    if not offers:
+    offered = list(dict.fromkeys(q.options[0] for q in offers))
+    if not offered:
         return Decision(DONE, "bare-ok", order.step("ok, and no job was offered"))
-    if len(offers) > 1:
-        return _which(order, [q.options[0] for q in offers])
-    return _command(replace(order, said=replace(order.said, number=offers[0].options[0], bare_ok=False)))
+    if len(offered) > 1:
+        return _which(order, offered)
+    return _command(replace(order, said=replace(order.said, number=offered[0], bare_ok=False)))
 
 
 def _target(order: Order) -> TicketFacts | Decision:
@@ -295,7 +304,9 @@ def _which(order: Order, numbers: list[int | None]) -> Decision:
 
 def _unknown(order: Order, number: int) -> Decision:
     told = _answer(order, NoticeKind.USAGE, say="unknown-number", number=number)
-    return Decision(DONE, "unknown-number", order.step(f"there is no {number}"), notices=told)
+    state = PARKED if order.said.text or order.media or order.files else DONE  # his words wait where people see them
+    reason = "needs-sorting" if state is PARKED else "unknown-number"
+    return Decision(state, reason, order.step(f"there is no {number}"), notices=told)
 
 
 # -- codes for what is risky -------------------------------------------------------------------------------------
@@ -464,7 +475,8 @@ def _assign(order: Order, ticket: TicketFacts) -> Decision:
     to = found[0]
     if ticket.assignee == to.id:
         return _already(order, ticket, "is-others", who=to.name)
-    status = {"status": Status.OPEN} if ticket.status is Status.NEW else {}
+    opens = ticket.status is Status.NEW and not notices.works_outside(to)
+    status = {"status": Status.OPEN} if opens else {}
     given, ask = notices.job(to, ticket, 0, order.name, order.facts.now, order.config)
     decision = _done_it(
         order,
@@ -475,7 +487,7 @@ def _assign(order: Order, ticket: TicketFacts) -> Decision:
         data={"account": to.id, "before": ticket.assignee},
         who=to.name,
     )
-    return replace(decision, asks=(ask,) if ask else ())
+    return replace(decision, asks=(ask,))
 
 
 def colleagues(name: str, accounts: Any, but: int) -> list[Account]:
@@ -634,7 +646,9 @@ def _words(order: Order) -> Decision:
 
 def _undo(order: Order) -> Decision:
     """Takes his last command back, within ten minutes: the ticket is as before, what is held is not sent."""
-    last = order.facts.orders[0] if order.facts.orders else None
+    named = order.said.number
+    meant = [last for last in order.facts.orders if named in (None, last.ticket)]
+    last = meant[0] if meant else None
     limit = timedelta(seconds=order.config.undo.command)
     if last is None or last.undone or order.facts.now - last.at > limit or last.ticket not in order.facts.tickets:
         told = _answer(order, NoticeKind.ECHO, say="nothing-to-undo")

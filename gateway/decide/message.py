@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from gateway import addresses, matching
+from gateway import addresses, commands, matching
 from gateway.addresses import Keys
 from gateway.config import Config, Inbox
-from gateway.decide import notices
+from gateway.decide import field, notices
 from gateway.decide.pieces import reopened
 from gateway.matching import Match, Relation
 from gateway.values import (
@@ -220,17 +220,55 @@ def _nameless(case: Case) -> Decision | None:
 def _ours(case: Case) -> Decision | None:
     """One of us writes: an answer or a note on the ticket his signed address names (DESIGN.md 5e)."""
     account = case.staff
-    ticket = case.match.ticket
-    if account is None or ticket is None:
+    ticket = case.match.ticket if case.match.relation is Relation.OURS else None
+    if account is None:
         return None
-    if case.match.relation is not Relation.OURS:
-        return None
-    released = case.facts.ruling is not None and case.facts.ruling.word == "release"
-    if case.match.token and not released and _too_old(case.match.token, case):
+    if ticket and case.match.token and not _released(case) and _too_old(case.match.token, case):
         return _park(case, "unverified-sender", "the reply address is older than 30 days")
+    if (ordered := _command(case, account, ticket)) is not None:
+        return ordered
+    if ticket is None:
+        return None
     if _means_answer(case, account):
         return _staff_answer(case, account, ticket)
     return _staff_note(case, account, ticket)
+
+
+def _command(case: Case, account: Account, ticket: TicketFacts | None) -> Decision | None:
+    """The first line of a mail with proof, read as a command; what is left of an answer still goes to the customer."""
+    known = case.facts.orders
+    if known is None or not (case.proof is Proof.PASSED or _released(case)):
+        return None
+    found = commands.read_mail(case.message.text, (account.name,))
+    if found is None:
+        return None
+    said, rest = found
+    assert said.verb is not None, "a command has a verb"
+    answers = ticket is not None and _means_answer(case, account)
+    if answers and not (commands.VERBS[said.verb].strong or said.number):
+        return None  # "Here." to a customer is an answer
+    remark = rest if rest and not answers and not said.text else ""
+    order = field.Order(
+        said=replace(said, text=remark) if remark else said,
+        text=case.message.text.strip().splitlines()[0],
+        account=account,
+        channel=Channel.MAIL,
+        facts=known,
+        config=case.config,
+        default=ticket.number if ticket else None,
+        files=() if answers else case.message.files,
+        message_ids=(case.message.message_id,),
+        steps=case.steps,
+    )
+    decision = replace(field.by_mail(order), address_changes=_reachable_again(case))
+    if not (rest and answers and ticket):
+        return decision
+    answer = _staff_answer(replace(case, message=replace(case.message, text=rest)), account, ticket)
+    return replace(answer, also=(decision,))
+
+
+def _released(case: Case) -> bool:
+    return case.facts.ruling is not None and case.facts.ruling.word == "release"
 
 
 CHECKS: tuple[Callable[[Case], Decision | None], ...] = (

@@ -96,10 +96,15 @@ def quiet_seconds(now: datetime, time_zone: str, way: SmsNumber, config: Config)
 # -- to one of us ------------------------------------------------------------------------------------------------
 
 
-def in_the_field(account: Account) -> bool:
-    """Does SMS reach him where mail does not: a technician with an enrolled phone, and no desk in the office?"""
+def works_outside(account: Account) -> bool:
+    """A technician without a desk in the office: a job is offered to him, and he takes it."""
     office = account.roles & {Role.AGENT, Role.ADMINISTRATOR, Role.SUPERVISOR}
-    return bool(account.phone) and Role.TECHNICIAN in account.roles and not office
+    return Role.TECHNICIAN in account.roles and not office
+
+
+def in_the_field(account: Account) -> bool:
+    """Does SMS reach him where mail does not: he works outside, and has enrolled a phone?"""
+    return bool(account.phone) and works_outside(account)
 
 
 def notice(account: Account, entry: int, config: Config, data: Mapping[str, Any] | None = None) -> Notice:
@@ -138,22 +143,24 @@ def to_assignee(
 
 def job(
     account: Account, ticket: TicketFacts, entry: int, by: str, now: datetime, config: Config
-) -> tuple[Notice, Ask | None]:
-    """A job is given to somebody: by SMS with its code where he is in the field, and "ok" takes it; else by mail."""
-    if not (in_the_field(account) and config.sms):
-        return notice(account, entry, config, {"words": f"{by} gave this to you."}), None
-    number = config.sms[0].number
+) -> tuple[Notice, Ask]:
+    """A job is given to somebody: by SMS with its code where he is in the field, else by mail; "ok" takes it."""
+    by_sms = in_the_field(account) and bool(config.sms)
+    number = config.sms[0].number if by_sms else ""
+    address = account.phone if by_sms else account.address
+    ask = Ask(number, address, QuestionKind.JOB, now + JOB_OFFERED, (ticket.number,))
+    if not by_sms:
+        return notice(account, entry, config, {"words": f"{by} gave this to you."}), ask
     told = Notice(
         NoticeKind.JOB,
         Medium.SMS,
-        account.phone,
-        f"out:{{entry}}:{account.phone}",
+        address,
+        f"out:{{entry}}:{address}",
         entry,
         account=account.id,
         numbers=(number,),
         data={"say": "job", "subject": ticket.subject, "number": ticket.number},
     )
-    ask = Ask(number, account.phone, QuestionKind.JOB, now + JOB_OFFERED, (ticket.number,))
     return told, ask
 
 

@@ -430,11 +430,19 @@ def _silent(case: TextCase) -> str:
         (case.way.one_way or not case.caps.two_way, "our sender cannot be answered"),
         (phones.is_machine(case.phone) or case.config.way(case.phone) is not None, "a machine wrote it"),
         (facts.phone.opted_out, "this number wants no SMS"),
+        (_far_away(case), "a number of a country that gets no automatic SMS"),
         (_behaves_like_a_machine(case), "it behaves like a machine"),
         (hour >= limits.sms_automatic_per_hour, "this number got enough this hour"),
         (day >= limits.sms_automatic_per_day, "this number got enough today"),
     )
     return next((words for applies, words in reasons if applies), "")
+
+
+def _far_away(case: TextCase) -> bool:
+    """Swindlers have numbers, mostly abroad, that earn by every SMS they get. One of us may be anywhere."""
+    home = phones.region_of(case.way.number)
+    allowed = case.way.countries or ((home,) if home else ())
+    return bool(allowed) and case.facts.phone.account is None and phones.region_of(case.phone) not in allowed
 
 
 def passive(facts: TextFacts, span: timedelta) -> int:

@@ -63,6 +63,13 @@ def apply(
     decision: Decision, now: datetime, inbound: int | None = None, message: InboundMessage | None = None
 ) -> Written:
     """Writes one decision; `inbound` is the mailroom row that caused it, with the message read from it."""
+    written = _write(decision, now, inbound)
+    if inbound is not None:
+        _settle(inbound, decision, message, written, micros(now))
+    return written
+
+
+def _write(decision: Decision, now: datetime, inbound: int | None) -> Written:
     at = micros(now)
     if decision.contact:
         _add_contact(decision.contact, at)
@@ -81,9 +88,7 @@ def apply(
     _change_others(decision, at)
     _change_questions(decision, number, at, inbound)
     for other in decision.also:
-        apply(other, now)
-    if inbound is not None:
-        _settle(inbound, decision, message, number, entries, at)
+        _write(other, now, inbound)
     return Written(number, tuple(entries), tuple(id for id in outbox if id))
 
 
@@ -390,15 +395,14 @@ def _settle(
     inbound: int,
     decision: Decision,
     message: InboundMessage | None,
-    number: int | None,
-    entries: Sequence[int],
+    written: Written,
     at: int,
 ) -> None:
     columns: dict[str, Any] = {
         "state": decision.state,
         "reason": decision.reason,
-        "ticket": number,
-        "entry": entries[0] if entries else None,
+        "ticket": written.ticket,
+        "entry": written.entries[0] if written.entries else None,
         "trace": trace_json(decision.trace),
         "done_at": at,
     }

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from gateway.decide.undelivered import SmsRow, UndeliveredFacts, is_of_earlier_attempt, status_after
+from gateway.decide.undelivered import SmsRow, UndeliveredFacts, is_of_earlier_attempt, status_after, time_to_live
 from gateway.model import execute, marks, micros, moment, row, rows, update
 from gateway.store import facts
 from gateway.values import (
@@ -452,18 +452,20 @@ def record_found(id: int, sent: Sent, now: datetime) -> None:
         record_sent([(id, sent)], now)
 
 
-def record_absent(doubt: Doubtful, now: datetime) -> None:
-    """The provider does not know it. Asked for the last time, it goes once more, and once only. Inside `writing()`."""
-    id = doubt.outgoing.id
-    if not _is_uncertain(id):
-        return
+def record_absent(doubt: Doubtful, now: datetime) -> bool:
+    """The provider does not know it. Asked for the last time, it goes once more, and is asked about once more if need
+    be; False when its time is over. Inside `writing()`."""
+    outgoing = doubt.outgoing
+    if not _is_uncertain(outgoing.id):
+        return True
     if not doubt.last:
-        done_at = row("select done_at from outbox where id = ?", id)[0]
-        look_again(id, moment(done_at) + LAST_LOOK, now)
-    elif row("select result from outbox where id = ?", id)[0].startswith(TWICE):
-        look_again(id, None, now)  # twice is enough: a person decides
+        done_at = row("select done_at from outbox where id = ?", outgoing.id)[0]
+        look_again(outgoing.id, moment(done_at) + LAST_LOOK, now)
+    elif now > outgoing.created + time_to_live(outgoing.account):
+        return False
     else:
-        _back(id, TWICE, now, now)
+        _back(outgoing.id, TWICE, now, now)
+    return True
 
 
 def look_again(id: int, at: datetime | None, now: datetime) -> None:

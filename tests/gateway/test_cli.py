@@ -142,6 +142,7 @@ send-test
 tickets list
 tickets show
 try mail
+try sms
 user add
 user link
 user list
@@ -167,7 +168,16 @@ def test_every_command_says_what_it_does() -> None:
 
 def test_programs_can_read_what_they_may_want_to_know() -> None:
     with_json = {name for name, command in names(cli.main) if any("--json" in p.opts for p in command.params)}
-    assert with_json == {"check", "doctor", "parked list", "tickets list", "tickets show", "user list", "version"}
+    assert with_json == {
+        "check",
+        "doctor",
+        "parked list",
+        "tickets list",
+        "tickets show",
+        "try sms",
+        "user list",
+        "version",
+    }
 
 
 def test_version_is_quick_and_loads_nothing_it_does_not_need(empty: Place) -> None:
@@ -477,6 +487,38 @@ def test_try_mail_tells_what_would_become_of_each_file_and_writes_nothing(place:
     assert second["attachments"] == ["boiler.png"]
     assert place.contents() == before
     assert place.rows("select count(*) from inbound") == [(0,)]
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("Boiler is leaking", {"kind": "text", "verb": None, "executes": False, "lands": "new"}),
+        (
+            "done 1234 new gasket",
+            {"kind": "cmd", "verb": "done", "ticket": 1234, "text": "new gasket", "executes": False},
+        ),
+        ("STOP", {"kind": "optout", "lands": None, "reason": "opt-out"}),
+        ("", {"kind": "empty", "lands": None}),
+    ],
+)
+def test_try_sms_tells_how_a_text_is_read_and_where_it_would_land(
+    place: Place, text: str, verdict: dict[str, object]
+) -> None:
+    before = place.rows("select count(*) from inbound")
+    done = place.run("try", "sms", "--from", "+447700900123", "--to", "+447700900999", "--json", text)
+    (said,) = map(json.loads, done.stdout.splitlines())
+    assert verdict.items() <= said.items()
+    assert place.rows("select count(*) from inbound") == before
+
+
+def test_try_sms_of_a_file_tries_each_line(place: Place) -> None:
+    (place.folder / "texts").write_text("hello\ndone 1001\n")
+    done = place.run("try", "sms", "--from", "+447700900123", "--file", "texts", "--json")
+    assert [json.loads(line)["kind"] for line in done.stdout.splitlines()] == ["text", "cmd"]
+
+
+def test_try_sms_needs_a_text_or_a_file(place: Place) -> None:
+    assert place.run("try", "sms", "--from", "+447700900123").returncode == 2
 
 
 def test_try_mail_of_a_file_that_is_not_there_is_a_wrong_call(place: Place) -> None:

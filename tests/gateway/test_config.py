@@ -12,7 +12,7 @@ import pytest
 
 from gateway import config, setup
 from gateway.addresses import mail_address
-from gateway.config import Config, ConfigError, SmtpOut
+from gateway.config import Config, ConfigError, HttpSms, Kannel, MailSms, SmsNumber, SmtpOut, Twilio
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
 
@@ -39,8 +39,21 @@ def test_the_example_is_the_defaults() -> None:
 def test_the_example_names_every_key_and_nothing_else() -> None:
     example = tomllib.loads(EXAMPLE.read_text(encoding="utf-8"))
     everything = Config().model_dump(by_alias=True, mode="json")
-    del everything["smtp"]["out"]
+    del everything["smtp"]["out"], everything["sms"]
     assert example == everything
+
+
+def test_the_example_shows_a_number_and_every_provider_commented_out() -> None:
+    block = EXAMPLE.read_text(encoding="utf-8").partition("# [[sms]]\n")[2].partition("\n\n")[0]
+    lines = [line.removeprefix("# ") for line in block.splitlines() if re.match(r"# (\w+ = |\[)", line)]
+    shown = tomllib.loads("\n".join(["[[sms]]", *lines]))["sms"][0]
+    models = {"twilio": Twilio, "kannel": Kannel, "http": HttpSms, "email": MailSms}
+    assert {name for name in shown} == set(SmsNumber.model_fields)
+    for name, model in models.items():
+        assert shown[name].keys() == model.model_fields.keys(), name
+    plain = {key: value for key, value in shown.items() if key not in models}
+    default = SmsNumber(number=shown["number"], driver="file").model_dump(mode="json", exclude=set(models))
+    assert plain | {"driver": "file"} == default
 
 
 def test_the_example_shows_the_defaults_of_the_mail_server_commented_out() -> None:
