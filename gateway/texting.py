@@ -11,6 +11,7 @@ from datetime import datetime
 
 from gateway import commands, phones
 from gateway.config import Config, SmsNumber
+from gateway.decide.field import PIN
 from gateway.decide.pieces import fresh_subject
 from gateway.decide.text import TextCase, decide_text
 from gateway.decide.undelivered import decide_receipt
@@ -58,14 +59,15 @@ def understood(sms: Sms, config: Config) -> InboundMessage:
     """The message that the mailroom's columns and the timeline know."""
     at = place(sms, config)
     sender = NamedAddress("", at.sender if at else "")
-    words = " ".join(sms.text.lower().split())
+    text = PIN.sub("****", sms.text)  # a code stands in no list and no history
+    words = " ".join(text.lower().split())
     content = hashlib.sha256(f"{words} {[m.url for m in sms.media]}".encode("utf-8", "replace")).hexdigest()
     return InboundMessage(
         channel=Channel.SMS,
         sender=sender,
         author=sender,
-        subject=fresh_subject(sms.text, bool(sms.media)),
-        text=sms.text,
+        subject=fresh_subject(text, bool(sms.media)),
+        text=text,
         message_id=f"{sms.driver}:{sms.id}",
         content_hash=content,
         delivered_to=(sms.recipient,),

@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo
 from gateway import commands
 from gateway.commands import VERBS, Said, SaidKind, Verb
 from gateway.config import Config
+from gateway.conversation import numbers
 from gateway.decide import notices
 from gateway.decide.enrolment import LIFE, TRIES, digest, right
 from gateway.values import (
@@ -147,16 +148,35 @@ def _read(order: Order) -> Decision:
     kind = order.said.kind
     if kind is SaidKind.COMMAND:
         return _command(order)
-    if kind in (SaidKind.CHOICE, SaidKind.OPT_IN):
+    if kind is SaidKind.CHOICE:
         return _choice(order)
     if kind is SaidKind.NOTE:
         found = order.facts.tickets.get(order.said.number or 0)
         return _note_on(order, found, order.said.text) if found else _unknown(order, order.said.number or 0)
     if kind is SaidKind.REACTION:
-        return Decision(DONE, "reaction", order.step("a reaction: nothing to do"))
-    if kind is SaidKind.EMPTY and not (order.media or order.files):
-        return Decision(DONE, "empty", order.step("there is nothing in it"))
+        return _reaction(order)
+    if kind is SaidKind.EMPTY:
+        return _picture(order)
     return _free_text(order)
+
+
+def _reaction(order: Order) -> Decision:
+    """A thumb under one of our messages: a note on its ticket, and no answer."""
+    words = order.said.quoted.rstrip(".… ").lower()
+    named = [*numbers(order.said.quoted), *(s.ticket for s in order.facts.sent if words and words in s.text.lower())]
+    ticket = next((order.facts.tickets[n] for n in named if n and n in order.facts.tickets), None)
+    if ticket is None:
+        return Decision(DONE, "reaction", order.step("a reaction to nothing that we know"))
+    entry = _written(order, Kind.NOTE, "reaction", order.text, public=False, data={})
+    return Decision(DONE, "reaction", order.step("a reaction"), ticket=ticket.number, entries=(entry,))
+
+
+def _picture(order: Order) -> Decision:
+    """A picture without words: on the one job there is, else he is asked."""
+    if not (order.media or order.files):
+        return Decision(DONE, "empty", order.step("there is nothing in it"))
+    ticket = _current(order) or _only_job(order)
+    return _note_on(order, ticket, "") if ticket else _which(order, list(order.facts.jobs))
 
 
 def _free_text(order: Order) -> Decision:
@@ -165,7 +185,10 @@ def _free_text(order: Order) -> Decision:
     if near := commands.nearest(order.text):
         words = ", ".join(word.upper() for word in near)
         told = _answer(order, NoticeKind.USAGE, say="nearest", near=words)
-        return Decision(DONE, "mistyped", order.step(f"perhaps {words}"), notices=told)
+        return Decision(PARKED, "needs-sorting", order.step(f"perhaps {words}"), notices=told)
+    if _codes(order) and (order.said.pin or re.fullmatch(r"\s*\d{3,8}\s*", order.text)):
+        told = _answer(order, NoticeKind.USAGE, say="code-alone")
+        return Decision(PARKED, "needs-sorting", order.step("a code without its command"), notices=told)
     ticket = _current(order) or _only_job(order)
     if ticket is not None:
         return _note_on(order, ticket, order.text)
@@ -174,7 +197,7 @@ def _free_text(order: Order) -> Decision:
 
 
 def _choice(order: Order) -> Decision:
-    """A digit answers the newest question; YES and START count as 1."""
+    """A digit answers the newest question."""
     n = order.said.n or 1
     for asked in order.facts.questions:
         if (
@@ -188,16 +211,14 @@ def _choice(order: Order) -> Decision:
             return _command(replace(order, said=Said(SaidKind.COMMAND, Verb.TAKE, asked.options[0])))
         if asked.kind is QuestionKind.LIST and order.facts.now - asked.created_at < LIST_LIFE:
             return _command(replace(order, said=Said(SaidKind.COMMAND, Verb.SHOW, n)))
-    if order.said.kind is SaidKind.OPT_IN:
-        return Decision(DONE, "opt-in", order.step("wants SMS, as before"))
     told = _answer(order, NoticeKind.USAGE, say="usage")
-    return Decision(DONE, "no-question", order.step("a digit, and nothing was asked"), notices=told)
+    return Decision(PARKED, "needs-sorting", order.step("a digit, and nothing was asked"), notices=told)
 
 
 def _chosen(order: Order, asked: Asked, n: int) -> Decision:
     if not 1 <= n <= len(asked.options) or asked.held is None:
         told = _answer(order, NoticeKind.USAGE, say="which-digit", most=len(asked.options))
-        return Decision(DONE, "no-such-line", order.step("there is no such line"), notices=told)
+        return Decision(PARKED, "needs-sorting", order.step("there is no such line"), notices=told)
     number = asked.options[n - 1]
     return Decision(
         DONE,
@@ -214,8 +235,6 @@ def _chosen(order: Order, asked: Asked, n: int) -> Decision:
 
 def _command(order: Order) -> Decision:
     said = order.said
-    if said.pin and (waiting := _waiting_code(order)) is not None:
-        return _with_code(order, waiting)
     assert said.verb is not None, "a command has a verb"
     if said.verb in ALONE:
         return ALONE[said.verb](order)
@@ -224,9 +243,8 @@ def _command(order: Order) -> Decision:
     found = _target(order)
     if isinstance(found, Decision):
         return found
-    if (why := _needs_code(order, found)) and not said.pin:
-        return _ask_for_code(order, found, why)
-    return _carried_out(order, found)
+    why = _needs_code(order, found)
+    return _by_code(order, found, why) if why else _carried_out(order, found)
 
 
 def _carried_out(order: Order, ticket: TicketFacts) -> Decision:
@@ -284,9 +302,9 @@ def _which(order: Order, numbers: list[int | None]) -> Decision:
     options = tuple(n for n in dict.fromkeys(numbers) if n in order.facts.tickets)[:OFFERED]
     if not options:
         told = _answer(order, NoticeKind.USAGE, say="no-job")
-        return Decision(DONE, "no-job", order.step("no number, and he has no job"), notices=told)
+        return Decision(PARKED, "needs-sorting", order.step("no number, and he has no job"), notices=told)
     if order.channel is not Channel.SMS:
-        told = _answer(order, NoticeKind.USAGE, say="say-number", verb=str(order.said.verb).upper())
+        told = _answer(order, NoticeKind.USAGE, say="say-number", verb=str(order.said.verb or "note").upper())
         return Decision(DONE, "no-number", order.step("no number, and no one ticket"), notices=told)
     lines = [[n, order.facts.tickets[n].subject] for n in options if n]
     ask = Ask(
@@ -295,7 +313,7 @@ def _which(order: Order, numbers: list[int | None]) -> Decision:
         QuestionKind.MENU,
         order.facts.now + MENU_LIFE,
         options,
-        command=order.text,
+        command=order.text or "a picture",
         held=True,
     )
     told = _answer(order, NoticeKind.MENU, key="menu:{inbound}", say="which-job", lines=lines)
@@ -304,9 +322,7 @@ def _which(order: Order, numbers: list[int | None]) -> Decision:
 
 def _unknown(order: Order, number: int) -> Decision:
     told = _answer(order, NoticeKind.USAGE, say="unknown-number", number=number)
-    state = PARKED if order.said.text or order.media or order.files else DONE  # his words wait where people see them
-    reason = "needs-sorting" if state is PARKED else "unknown-number"
-    return Decision(state, reason, order.step(f"there is no {number}"), notices=told)
+    return Decision(PARKED, "needs-sorting", order.step(f"there is no {number}"), notices=told)
 
 
 # -- codes for what is risky -------------------------------------------------------------------------------------
@@ -325,59 +341,67 @@ def _needs_code(order: Order, ticket: TicketFacts) -> str:
     return ""
 
 
+def _by_code(order: Order, ticket: TicketFacts, why: str) -> Decision:
+    """A code goes to the phone on file, for this verb on this ticket, once; the command is given again with it."""
+    asked = next(
+        (q for q in _codes(order) if q.command == str(order.said.verb) and q.options == (ticket.number,)), None
+    )
+    if not order.said.pin or asked is None:
+        return _ask_for_code(order, ticket, why)
+    if not right(asked, order.said.pin):
+        return _wrong_code(order, ticket, asked)
+    decision = _carried_out(order, ticket)
+    return replace(decision, question_changes={**decision.question_changes, asked.id: {"state": "answered"}})
+
+
+def _codes(order: Order) -> list[Asked]:
+    codes = [q for q in order.facts.questions if q.kind is QuestionKind.CODE]
+    return [q for q in codes if q.state == "open" and q.expires_at > order.facts.now]
+
+
 def _ask_for_code(order: Order, ticket: TicketFacts, why: str) -> Decision:
     code = order.facts.code[:4]
+    verb = str(order.said.verb)
     ask = Ask(
         order.facts.number,
         order.facts.phone.number,
         QuestionKind.CODE,
         order.facts.now + LIFE,
         (ticket.number,),
-        command=str(order.said.verb),
+        command=verb,
         code=digest(order.facts.phone.number, code),
     )
-    verb = str(order.said.verb).upper()
-    told = _answer(
-        order, NoticeKind.CODE, key="code:{inbound}", say="needs-code", number=ticket.number, code=code, verb=verb
-    )
-    return Decision(DONE, "needs-code", order.step(f"a code is asked for: {why}"), notices=told, asks=(ask,))
-
-
-def _waiting_code(order: Order) -> Asked | None:
-    return next(
-        (
-            q
-            for q in order.facts.questions
-            if q.kind is QuestionKind.CODE and q.state == "open" and q.expires_at > order.facts.now
-        ),
-        None,
+    said: dict[str, Any] = {"number": ticket.number, "code": code, "verb": verb.upper()}
+    told = _answer(order, NoticeKind.CODE, key="code:{inbound}", say="needs-code", **said)
+    return Decision(
+        DONE,
+        "needs-code",
+        order.step(f"a code is asked for: {why}"),
+        ticket=ticket.number,
+        notices=told,
+        asks=(ask,),
+        # An older code for the same ends, so that there is one to guess; its wrong tries still count.
+        question_changes={q.id: {"state": "replaced"} for q in _codes(order) if q.command == verb},
     )
 
 
-def _with_code(order: Order, asked: Asked) -> Decision:
-    """The command again, with its code: for this phone, this verb, this ticket, once."""
-    ticket = order.facts.tickets.get(asked.options[0] or 0)
-    same = str(order.said.verb) == asked.command and order.said.number in (None, asked.options[0])
-    if ticket is not None and same and right(asked, order.said.pin):
-        decision = _carried_out(order, ticket)
-        return replace(decision, question_changes={**decision.question_changes, asked.id: {"state": "answered"}})
-    over = asked.tries + 1 >= TRIES
-    told = _answer(order, NoticeKind.USAGE, say="commands-off" if over else "wrong-code")
-    changes: dict[str, Any] = {"tries": asked.tries + 1} | ({"state": "over"} if over else {})
-    off = {order.facts.phone.number: {"commands_off_until": order.facts.now + COMMANDS_OFF}} if over else {}
+def _wrong_code(order: Order, ticket: TicketFacts, asked: Asked) -> Decision:
+    """The fifth within the hour switches the phone's commands off, and the office is told."""
+    lately = [q for q in order.facts.questions if q.kind is QuestionKind.CODE]
+    tries = 1 + sum(q.tries for q in lately if order.facts.now - q.created_at < COMMANDS_OFF)
+    off = tries >= TRIES
+    told = _answer(order, NoticeKind.CODE, key="code:{inbound}", say="commands-off" if off else "wrong-code")
     words = {"words": f"Five wrong codes came from {order.name}'s phone: it gives no commands for an hour."}
-    alarms = (
-        tuple(_mail(account, "codes:{inbound}:" + str(account.id), words) for account in order.facts.staff)
-        if over
-        else ()
-    )
+    alarms = [_mail(account, f"codes:{{inbound}}:{account.id}", words) for account in order.facts.staff] if off else []
+    until = {order.facts.phone.number: {"commands_off_until": order.facts.now + COMMANDS_OFF}} if off else {}
     return Decision(
         DONE,
         "wrong-code",
         order.step("a wrong code"),
+        ticket=ticket.number,
         notices=(*told, *alarms),
-        question_changes={asked.id: changes},
-        address_changes=off,
+        question_changes={asked.id: {"tries": asked.tries + 1, "state": "replaced" if off else "open"}},
+        address_changes=until,
     )
 
 
@@ -417,7 +441,7 @@ def _drop(order: Order, ticket: TicketFacts) -> Decision:
 def _eta(order: Order, ticket: TicketFacts) -> Decision:
     at = commands.when(order.said, order.facts.now, order.zone)
     if at is None:
-        return _misused(order, Verb.ETA)
+        return _misused(order, ticket, Verb.ETA)
     local = at.astimezone(order.zone)
     shown = f"{local:%H:%M}" if local.date() == order.facts.now.astimezone(order.zone).date() else f"{local:%a %H:%M}"
     return _done_it(order, ticket, "eta", {}, data={"at": at.isoformat(), "shown": shown}, at=shown)
@@ -429,7 +453,7 @@ def _here(order: Order, ticket: TicketFacts) -> Decision:
 
 def _note(order: Order, ticket: TicketFacts) -> Decision:
     if not (order.said.text or order.media or order.files):
-        return _misused(order, Verb.NOTE)
+        return _misused(order, ticket, Verb.NOTE)
     return _note_on(order, ticket, order.said.text)
 
 
@@ -469,9 +493,8 @@ def _assign(order: Order, ticket: TicketFacts) -> Decision:
         others = [a for a in order.facts.accounts.values() if a.active and a.id != order.account.id]
         names = ", ".join(a.name for a in (found or others)[:4])
         told = _answer(order, NoticeKind.USAGE, say="who", number=ticket.number, names=names)
-        return Decision(
-            DONE, "who", order.step(f"no one colleague is called {order.said.to or 'nothing'}"), notices=told
-        )
+        why = order.step(f"no one colleague is called {order.said.to or 'nothing'}")
+        return Decision(DONE, "who", why, ticket=ticket.number, notices=told)
     to = found[0]
     if ticket.assignee == to.id:
         return _already(order, ticket, "is-others", who=to.name)
@@ -496,8 +519,8 @@ def colleagues(name: str, accounts: Any, but: int) -> list[Account]:
     if not wanted:
         return []
     active = [account for account in accounts if account.active and account.id != but]
-    exact = [a for a in active if wanted in (a.name.lower(), a.address.partition("@")[0])]
-    return exact or [a for a in active if wanted in a.name.lower().split()]
+    whole = [a for a in active if wanted == a.name.lower()]
+    return whole or [a for a in active if wanted in (*a.name.lower().split(), a.address.partition("@")[0])]
 
 
 def _again(order: Order, ticket: TicketFacts) -> Decision:
@@ -512,7 +535,7 @@ def _again(order: Order, ticket: TicketFacts) -> Decision:
 
 def _reply(order: Order, ticket: TicketFacts) -> Decision:
     if not (order.said.text or order.files):
-        return _misused(order, Verb.REPLY)
+        return _misused(order, ticket, Verb.REPLY)
     hold = order.config.undo.field
     answer = notices.to_customer(NoticeKind.ANSWER, ticket, 0, order.config, hold)
     if answer is None:
@@ -539,7 +562,10 @@ def _reply(order: Order, ticket: TicketFacts) -> Decision:
 
 def _done(order: Order, ticket: TicketFacts) -> Decision:
     if ticket.status is Status.CLOSED:
-        return _already(order, ticket, "closed-already")
+        already = _already(order, ticket, "closed-already")
+        said = order.said.text or order.media or order.files
+        words = _written(order, Kind.NOTE, "command", order.said.text, public=False, data={})
+        return replace(already, entries=(words,)) if said else already
     reasons = order.config.closing.reasons
     reason = "solved" if "solved" in reasons else reasons[0]
     changes = {
@@ -729,9 +755,9 @@ def _already(order: Order, ticket: TicketFacts, say: str, **data: Any) -> Decisi
     return Decision(DONE, say, order.step(f"#{ticket.number}: {say}"), ticket=ticket.number, notices=told)
 
 
-def _misused(order: Order, verb: Verb) -> Decision:
+def _misused(order: Order, ticket: TicketFacts, verb: Verb) -> Decision:
     told = _answer(order, NoticeKind.USAGE, say="misused", usage=VERBS[verb].usage)
-    return Decision(DONE, "misused", order.step(f"{verb} needs more"), notices=told)
+    return Decision(DONE, "misused", order.step(f"{verb} needs more"), ticket=ticket.number, notices=told)
 
 
 def _saying(told: tuple[Notice, ...], order: Order, what: str) -> tuple[Notice, ...]:
@@ -756,7 +782,7 @@ def _echo(order: Order, ticket: TicketFacts, say: str, entry: int | None = 0, **
 def _answer(order: Order, kind: NoticeKind, entry: int | None = None, key: str = "", **data: Any) -> tuple[Notice, ...]:
     """To the phone or the mailbox on file, by the way he wrote; his ticket's number keeps the conversation together."""
     key = key or f"{kind}:{{inbound}}"
-    if order.channel is not Channel.SMS:
+    if order.channel is not Channel.SMS or order.facts.phone.opted_out:
         shown = NoticeKind.ECHO
         return (Notice(shown, Medium.MAIL, order.account.address, key, entry, account=order.account.id, data=data),)
     return (

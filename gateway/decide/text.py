@@ -176,8 +176,11 @@ def _opted_in(case: TextCase, by_provider: str) -> Decision | None:
 
 
 def _was_asked(case: TextCase) -> bool:
-    """Was a question asked of this phone within two days: by a menu, a job, or one of us in his own words?"""
+    """Was a customer asked something within two days: by a menu, or by one of us in his own words? For one of us the
+    carriers' words are never commands: he takes a job with OK or TAKE."""
     facts = case.facts
+    if facts.phone.account is not None:
+        return False
     asked = any(q.state == "open" and facts.now - q.created_at <= YES_COUNTS for q in facts.questions)
     answered = any(s.kind is NoticeKind.ANSWER and facts.now - s.at <= YES_COUNTS for s in facts.sent)
     return asked or answered

@@ -176,14 +176,11 @@ def _stopped(
             shut(id, why, now)
             die(id, why, now)  # in any case: or it would come up again and again
             stopped.add(id)
-            continue
-        if gate is None:
-            continue
-        spent = _spent(gate) if spent is None else spent
-        if kind in BY_ITSELF and spent >= gate.cap:
-            _put_off(id, gate.midnight, now)
-            stopped.add(id)
-        else:
+        elif gate is not None and kind in BY_ITSELF:
+            spent = _spent(gate) if spent is None else spent
+            if spent >= gate.cap:
+                _put_off(id, gate.midnight, now)
+                stopped.add(id)
             spent += 1
     return stopped
 

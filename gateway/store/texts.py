@@ -213,7 +213,7 @@ def _jobs(account: int) -> tuple[int, ...]:
         account,
         CANDIDATES,
     )
-    return tuple(line[0] for line in lines)
+    return tuple(sorted(line[0] for line in lines))  # lines of a list must not change places with every command
 
 
 # -- what was said -----------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ def test_nearly_all_are_right_none_is_silently_wrong_and_few_people_are_asked(tm
     misplaced = [words for stage in played.values() for words in stage.misplaced]
     menus = sum(stage.menus for stage in played.values()) / max(1, sum(stage.customers for stage in played.values()))
     print(
-        f"\n{len(played)} dialogues from {folder().name}: {right:.1%} right, {len(misplaced)} misplaced, {menus:.1%} menus"
+        f"\n{len(played)} dialogues of {folder().name}: {right:.1%} right, {len(misplaced)} misplaced, {menus:.1%} menus"
     )
     assert right >= RIGHT
     assert misplaced == []
