@@ -132,7 +132,8 @@ def expire_questions(now: datetime) -> bool:
 def wake_tickets(now: datetime) -> list[int]:
     """Tickets whose pause is over. Inside `writing()`."""
     lines = execute(
-        "select number from ticket where snoozed_until is not null and snoozed_until <= ? order by snoozed_until limit 50",
+        "select number from ticket where snoozed_until is not null and snoozed_until <= ? "
+        "order by snoozed_until limit 50",
         micros(now),
     ).fetchall()
     return [line[0] for line in lines]

@@ -298,7 +298,8 @@ def _serve(config: Config, stop: threading.Event, reload: threading.Event, wake:
     rounds.begin()
 
     def tick() -> None:
-        desk.tick(config, utc_now())
+        if desk.tick(config, utc_now()):
+            doorbell.ring(bell.PROCESS)
         rounds()
 
     doorbell.answer(

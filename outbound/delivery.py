@@ -1,7 +1,8 @@
 """Delivery of what is due: claim, render once, send, record. Knows no database and no protocol: both are given.
 
 Every attempt sends the bytes and the Message-ID of the first one, so that a repeat is recognised as such (RFC 5322
-3.6.4). What became of an attempt is one of four: taken, refused for now, refused for good, nobody knows.
+3.6.4). What became of an attempt is one of four: taken, refused for now, refused for good, nobody knows. An SMS has no
+Message-ID: one that may have arrived is not repeated until the provider was asked.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from itertools import chain, repeat
 from pathlib import Path
 from typing import Protocol
 
-from gateway.values import Medium, Outgoing, Permanent, Sent, Temporary, Uncertain
+from gateway.decide.undelivered import time_to_live
+from gateway.values import Later, Medium, Outgoing, Permanent, Refused, Sent, Temporary, Uncertain
 from outbound import journal as sent_journal
 from outbound.render import Letter, Rendered
 
@@ -46,6 +48,17 @@ GIVE_UP_AFTER = timedelta(days=5)
 OUR_ERROR_WAITS = WAITS[:3]
 # Nobody knows whether it arrived: once more, soon, with the same Message-ID; then a person decides.
 UNCERTAIN_WAITS = (timedelta(seconds=60),)
+# What an SMS waits: a provider that is away for a moment, for minutes, for hours. It is given up when its time is over.
+SMS_WAITS = (
+    timedelta(seconds=5),
+    timedelta(seconds=15),
+    timedelta(seconds=60),
+    timedelta(minutes=5),
+    timedelta(minutes=15),
+    timedelta(hours=1),
+)
+# When the provider is asked about an SMS of which nobody knows: by then its callback should have come.
+FIRST_LOOK = timedelta(seconds=60)
 # Pauses before what happened is written down again, when the database refuses. Only then is a row left `sending`.
 RECORD_PAUSES = (0.2, 1.0, 5.0, 15.0)
 
@@ -73,7 +86,14 @@ class Box(Protocol):
         """It did not go: again at that time, or never (None: dead)."""
 
     def record_uncertain(self, id: int, words: str, again_at: datetime | None, now: datetime) -> None:
-        """It may have arrived: again at that time, or a person decides (None: uncertain)."""
+        """It may have arrived. A mail goes again at that time, about an SMS the provider is asked then; None: a person
+        decides."""
+
+    def record_later(self, id: int, words: str, again_at: datetime, now: datetime) -> None:
+        """It was not tried, and is at that time: this attempt does not count."""
+
+    def record_refused(self, outgoing: Outgoing, refused: Refused, now: datetime) -> None:
+        """The provider of SMS does not take it: what happens then is decided by its reason."""
 
 
 Send = Callable[[Outgoing], Sent]  # raises Temporary, Uncertain or Permanent
@@ -107,6 +127,15 @@ def _wait(attempts: int) -> timedelta | None:
     return AND_THEN if waited + AND_THEN <= GIVE_UP_AFTER else None
 
 
+def next_sms(outgoing: Outgoing, error: Temporary, now: datetime, jitter: float) -> datetime | None:
+    """When an SMS that was not taken is tried again; None: its time is over (half an hour to one of us, a day to a
+    customer). `jitter` between 0 and 1 adds up to a fifth."""
+    said = error.seconds if isinstance(error, Later) else 0.0
+    delay = timedelta(seconds=said) if said else SMS_WAITS[min(outgoing.attempts, len(SMS_WAITS)) - 1]
+    again_at = now + delay * (1 + jitter / 5)
+    return again_at if again_at <= outgoing.created + time_to_live(outgoing.account) else None
+
+
 # -- one drain ---------------------------------------------------------------------------------------------------
 
 
@@ -123,6 +152,7 @@ class Way:
     jitter: Callable[[], float]
     pause: Callable[[float], None]
     stopped: Callable[[], bool]
+    can_look_up: Callable[[Outgoing], bool]
 
 
 def deliver(
@@ -138,12 +168,14 @@ def deliver(
     jitter: Callable[[], float] = random.random,
     pause: Callable[[float], None] = time.sleep,
     stopped: Callable[[], bool] = lambda: False,
+    can_look_up: Callable[[Outgoing], bool] = lambda outgoing: False,
 ) -> int:
     """Sends whatever is due, `places` lanes at once, until nothing is; returns how many attempts were made.
 
     Lanes are claimed only as places become free: a killed worker leaves no more of them half done than it has places.
+    `can_look_up` says whether the provider of an SMS can be asked what became of it.
     """
-    way = Way(box, render, senders, now, journal, fail_point, jitter, pause, stopped)
+    way = Way(box, render, senders, now, journal, fail_point, jitter, pause, stopped, can_look_up)
     under_way: set[Future[int]] = set()
     made = 0
     try:
@@ -267,15 +299,38 @@ def _record_error(way: Way, outgoing: Outgoing, error: Exception) -> bool:
     if not isinstance(error, Temporary | Permanent):
         log.error("outbox %d: our own error", outgoing.id, exc_info=error)
     now = way.now()
+    if outgoing.medium is Medium.SMS:
+        return _record_sms_error(way, outgoing, error, now)
     again_at = next_attempt(outgoing.attempts, error, now, way.jitter())
     words = _words(error)
     if not isinstance(error, Uncertain):
         _record(way, lambda: way.box.record_failed(outgoing.id, words, again_at, now))
         return again_at is None
-    if outgoing.medium is Medium.SMS:
-        again_at = None  # never twice
     _record(way, lambda: way.box.record_uncertain(outgoing.id, words, again_at, now))
     return False
+
+
+def _record_sms_error(way: Way, outgoing: Outgoing, error: Exception, now: datetime) -> bool:
+    """The same for an SMS."""
+    words, id = _words(error), outgoing.id
+    if isinstance(error, Uncertain):
+        look_at = now + FIRST_LOOK if way.can_look_up(outgoing) else None
+        _record(way, lambda: way.box.record_uncertain(id, words, look_at, now))
+        return False
+    if isinstance(error, Refused):
+        refused = error
+        _record(way, lambda: way.box.record_refused(outgoing, refused, now))
+        return True
+    if isinstance(error, Temporary):
+        again_at = next_sms(outgoing, error, now, way.jitter())
+        if again_at is not None and isinstance(error, Later):
+            at = again_at
+            _record(way, lambda: way.box.record_later(id, words, at, now))
+            return False
+    else:
+        again_at = next_attempt(outgoing.attempts, error, now, way.jitter())
+    _record(way, lambda: way.box.record_failed(id, words, again_at, now))
+    return again_at is None
 
 
 def _words(error: Exception) -> str:

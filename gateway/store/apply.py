@@ -291,7 +291,7 @@ CHAINED = ("ticket", "kind", "channel", "account", "author", "reason", "data", "
 
 def _add_outbox(notice: Notice, number: int | None, entries: Sequence[int], now: datetime, inbound: int | None) -> int:
     """Writes one outbox row and returns its id, 0 when its key is there already (one event, one message)."""
-    entry = entries[notice.entry] if notice.entry is not None else None
+    entry = entries[notice.entry] if notice.entry is not None else notice.data.get("entry")
     key = notice.key
     for name, value in (("ticket", number), ("entry", entry), ("inbound", inbound)):
         key = key.replace(f"{{{name}}}", str(value))

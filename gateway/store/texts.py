@@ -230,8 +230,8 @@ def _questions(number: str) -> tuple[Asked, ...]:
     )
     return tuple(
         Asked(
-            id, ours, number, QuestionKind(kind), tuple(json.loads(options)), command, held, code, tries, moment(created),
-            moment(expires), state,
+            id, ours, number, QuestionKind(kind), tuple(json.loads(options)), command, held, code, tries,
+            moment(created), moment(expires), state,
         )
         for id, ours, kind, options, command, held, code, tries, created, expires, state in lines
     )  # fmt: skip

@@ -40,7 +40,7 @@
     verb = "done"                           # optional: the command that is executed (a technician's); "" = none is
     on = "leak"                             # optional: the ticket it is executed on
     as = "note"                             # optional: what the words became: message, note, answer, event
-    after = { leak = { status = "closed", assignee = "tom" } }   # optional: the tickets afterwards; assignee "" = nobody
+    after = { leak = { status = "closed", assignee = "tom" } }   # optional: the tickets afterwards; assignee "": nobody
 
     [[steps]]                               # one of us answers from the ticket page, by SMS
     at = "+5m"

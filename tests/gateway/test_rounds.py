@@ -264,6 +264,26 @@ def test_a_provider_that_can_never_be_asked_leaves_it_to_a_person(stage: Stage) 
     assert state(id)[0] == "dead"
 
 
+def test_a_slow_provider_is_not_asked_twice_at_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    doubtful(stage)
+    answered: Future[None] = Future()
+    look_up = stage.asked.look_up
+
+    def slow(outgoing: Outgoing, since: datetime) -> Sent | None:
+        found = look_up(outgoing, since)
+        answered.result(10)
+        return found
+
+    monkeypatch.setattr(stage.asked, "look_up", slow)
+    stage.clock.now += MINUTE
+    for _ in range(3):
+        stage.rounds()
+    running = list(stage.rounds._running.values())
+    answered.set_result(None)
+    wait(running, timeout=10)
+    assert len(stage.asked.looked) == 1
+
+
 # -- polls -------------------------------------------------------------------------------------------------------
 
 KEY = f"poll:http:{OURS}"
@@ -456,6 +476,7 @@ def test_at_night_it_is_told_what_messages_cost(stage: Stage) -> None:
     stage.go(17 * HOUR + 10 * MINUTE)
     assert stage.asked.priced == [stage.clock.now - timedelta(days=3)]
     assert rows("select price, currency, status from outbox") == [("0.04", "GBP", "")]
+    assert planned(f"prices:http:{OURS}") == micros(stage.clock.now + timedelta(days=1))
     stage.asked.error = Temporary("503")
     stage.go(timedelta(days=1))
     stage.go(HOUR)

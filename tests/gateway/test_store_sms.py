@@ -6,12 +6,13 @@ import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
 from gateway import store, texting
+from gateway.config import parse
 from gateway.model import Address, Contact, ContactAddress, Outbox, execute, insert, micros, row, rows
 from gateway.store import apply as writer
 from gateway.store import outbox, schedule
@@ -34,7 +35,7 @@ from gateway.values import (
     Refused,
     Sent,
 )
-from gateway.worker import Box
+from gateway.worker import Box, _gate, _still_allowed
 from outbound.render import render
 from tests.conftest import ANN, SUE, SUPPORT, TOM, DeskDb
 
@@ -158,8 +159,6 @@ def test_stop_is_heeded_at_every_moment(moment: str, desk_db: DeskDb) -> None:
 
 
 def test_stop_between_the_claim_and_the_sending_is_heeded_too(desk_db: DeskDb) -> None:
-    from gateway.worker import _still_allowed
-
     text(desk_db)
     with store.writing():
         ((outgoing,),) = outbox.claim("me", desk_db.now, 8, gate(desk_db))
@@ -211,10 +210,35 @@ def test_what_counts_for_the_limit(segments: int, ago: timedelta, cap: int, goes
     assert claim(desk_db, cap=cap) == ([id] if goes else [])
 
 
+def test_a_receipt_today_of_an_sms_of_yesterday_does_not_count_for_the_limit(desk_db: DeskDb) -> None:
+    yesterday = micros(desk_db.now - timedelta(hours=11))
+    text(desk_db, phone=OTHER, state="sent", segments=100, done_at=yesterday, changed=micros(desk_db.now))
+    id = text(desk_db, "notice")
+    assert claim(desk_db, cap=100) == [id]
+
+
 def test_what_is_on_its_way_counts_for_the_limit(desk_db: DeskDb) -> None:
     ids = [text(desk_db, "notice", f"+4477009001{n:02}") for n in range(20)]
     assert claim(desk_db, cap=5) == ids[:5]
     assert claim(desk_db, cap=5) == []
+
+
+@pytest.mark.parametrize(
+    ("at", "day", "midnight"),
+    [
+        ("2026-11-25T23:30+00:00", "2026-11-25T23:00+00:00", "2026-11-26T23:00+00:00"),  # half past midnight there
+        ("2026-11-25T22:30+00:00", "2026-11-24T23:00+00:00", "2026-11-25T23:00+00:00"),
+        (
+            "2026-10-25T12:00+00:00",
+            "2026-10-24T22:00+00:00",
+            "2026-10-25T23:00+00:00",
+        ),  # the clocks went back: 25 hours
+    ],
+)
+def test_the_limits_day_is_the_firms(at: str, day: str, midnight: str, desk_db: DeskDb) -> None:
+    config = parse({"firm": {"time_zone": "Europe/Berlin"}, "limits": {"sms_segments_per_day": 7}}, {})
+    found = _gate(config, datetime.fromisoformat(at))
+    assert found == Gate(7, datetime.fromisoformat(day), datetime.fromisoformat(midnight))
 
 
 def test_mail_knows_no_such_limit(desk_db: DeskDb) -> None:
@@ -411,6 +435,20 @@ def test_a_phone_that_is_off_is_tried_four_times_and_then_mailed(desk_db: DeskDb
         after += wait
     assert columns(id, "state", "resends") == ("dead", 3)
     assert [line["recipient"] for line in desk_db.outbox("key = ?", f"fallback:{id}")] == [ANN.address]
+
+
+def test_the_story_of_the_second_attempt_is_not_that_of_the_first(desk_db: DeskDb) -> None:
+    id = on_its_way(desk_db)
+    sent(desk_db, id, "SM1")
+    receive(desk_db, said(Delivery.UNDELIVERED, code="30003", why=Refusal.HANDSET))
+    assert claim(desk_db, 5 * MINUTE) == [id]
+    receive(desk_db, said(Delivery.QUEUED, "SM2", id))
+    assert columns(id, "state", "status", "provider_id") == ("sent", "queued", "SM2"), "it overtook the answer"
+    for late in (Delivery.SENT, Delivery.FAILED):
+        receive(desk_db, said(late, "SM1", id, code="30008"))
+    assert columns(id, "state", "status", "provider_id") == ("sent", "queued", "SM2")
+    receive(desk_db, said(Delivery.DELIVERED, "SM1", id))
+    assert columns(id, "status", "provider_id") == ("delivered", "SM2"), "it is there, by whichever attempt"
 
 
 def test_an_answer_by_sms_that_is_filtered_is_told_to_people_and_not_repeated(desk_db: DeskDb) -> None:

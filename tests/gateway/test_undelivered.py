@@ -274,6 +274,7 @@ BAD_NEWS = {
     "a second one": (replace(SENT, status="failed"), "SM1", "as before"),
     "after it was delivered": (replace(SENT, status="delivered"), "SM1", "as before"),
     "about an attempt that another followed": (replace(SENT, provider_id="SM2"), "SM1", "as before"),
+    "about the first attempt during the second": (AGAIN, "SM1", "as before"),
     "about a message that was given up": (GIVEN_UP, "SM1", "as before"),
 }
 

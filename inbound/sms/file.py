@@ -1,0 +1,67 @@
+"""SMS from files, to try things without a provider: `<data folder>/incoming/*.txt`.
+
+From: +447700900123
+To: +447700900999        (may be left out: our first number)
+
+The boiler is cold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+
+from gateway.config import SmsNumber
+from gateway.values import Receipt, Sms, Temporary
+
+log = logging.getLogger(__name__)
+
+_returned: dict[Path, str] = {}  # what an earlier poll of this process gave out, and the id it had
+
+
+def poll(way: SmsNumber, since: datetime, folder: Path) -> list[Sms | Receipt]:
+    """What lies there for this number, oldest first. A file is moved to `done` by the poll after the one that returned
+    it: only by then has the caller kept it. After a restart it is returned once more, with the same id. `since` is not
+    looked at. Raises Temporary when the disk refuses."""
+    incoming = folder / "incoming"
+    try:
+        incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
+        paths = sorted(incoming.glob("[!.]*.txt"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+        return [sms for path in paths if (sms := _take(path, way))]
+    except OSError as error:
+        raise Temporary(f"{incoming}: {error.strerror or error}") from error
+
+
+def _take(path: Path, way: SmsNumber) -> Sms | None:
+    content = path.read_bytes()
+    id = f"{path.name}-{hashlib.sha256(content).hexdigest()[:16]}"
+    if _returned.get(path) == id:
+        _put_away(path, id)
+        return None
+    sms = _read(content, id, way.number, datetime.fromtimestamp(path.stat().st_mtime, UTC))
+    if sms is None:
+        log.warning("%s: no SMS, it does not begin with From:", path.name)
+    elif sms.recipient in way.numbers:
+        _returned[path] = id
+        return sms
+    return None
+
+
+def _put_away(path: Path, id: str) -> None:
+    done = path.parent / "done"
+    done.mkdir(mode=0o700, exist_ok=True)
+    place = done / path.name
+    path.rename(done / f"{id}.txt" if place.exists() else place)
+    del _returned[path]
+
+
+def _read(content: bytes, id: str, number: str, at: datetime) -> Sms | None:
+    lines = content.decode("utf-8-sig", "replace").replace("\r\n", "\n").replace("\0", "")
+    head, _, text = lines.partition("\n\n")
+    pairs = (line.partition(":") for line in head.split("\n"))
+    fields = {name.strip().lower(): value.strip() for name, _, value in pairs}
+    if not fields.get("from"):
+        return None
+    return Sms("file", id, fields["from"], fields.get("to") or number, text.removesuffix("\n"), at=at)

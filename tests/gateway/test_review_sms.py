@@ -1,0 +1,399 @@
+"""What a hostile review of the SMS core found: each test says what should be. Those that still fail are marked so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway import desk, kept, store
+from gateway.model import Account, Address, Contact, ContactAddress, Organisation, Ticket, insert, micros, row, rows
+from gateway.store import facts, intake
+from gateway.values import Action, Answer, Assign, Media, Medium, Move, Revoke, Rule, Ruling, Sms, Written
+from tests.conftest import DeskDb, close_desk, open_desk
+from tests.dialogues.acting import OURS, START, Stage, _deliver, _no_mail, _pass_time
+
+SECOND, MINUTE, HOUR, DAY = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
+ANN, BEN, TOM, BOB, MAX = "+447700900111", "+447700900112", "+447700900211", "+447700900212", "+447700900311"
+OTHER = "+447700900998"  # a second number of ours
+
+FIXME = pytest.mark.xfail
+
+
+@dataclass(slots=True)
+class Scene:
+    """A desk with SMS, a clock, and phones that text it."""
+
+    db: DeskDb
+    stage: Stage
+    now: datetime
+    people: dict[str, int] = field(default_factory=dict)
+    accounts: dict[str, int] = field(default_factory=dict)
+    texts: int = 0
+
+    # -- before it begins
+
+    def person(self, name: str, *phones: str, mail: str = "", role: str = "", organisation: int | None = None) -> int:
+        """A customer, or with a role one of us; his contact."""
+        at = micros(self.now - 90 * DAY)
+        with store.writing():
+            kind = "employee" if role else "customer"
+            contact = insert(Contact, name=name, kind=kind, organisation=organisation, created_at=at)
+            mail = mail or (f"{name.split()[0].lower()}@field.example" if role else "")
+            if role:
+                self.accounts[name] = insert(Account, contact=contact, address=mail, roles=role, created_at=at)
+            for medium, value in [*(("sms", phone) for phone in phones), *([("mail", mail)] if mail else [])]:
+                known = row("select id from address where value = ?", value)
+                address = known[0] if known else insert(Address, medium=medium, value=value)
+                verified = at if role and medium == "sms" else None
+                insert(ContactAddress, contact=contact, address=address, verified_at=verified, last_seen=at)
+        self.people[name] = contact
+        return contact
+
+    def ticket(self, subject: str, of: int | None = None, address: str = ANN, **columns: Any) -> int:
+        """A ticket as it stands before the scene."""
+        at = micros(columns.pop("at", self.now - 2 * DAY))
+        with store.writing():
+            number = int(row("select coalesce(max(number), 1000) + 1 from ticket")[0])
+            known = {"inbox": self.db.config.inboxes[0].address, "status": "open", "acquisition": "sms"} | columns
+            insert(
+                Ticket, number=number, subject=subject, requester=of, requester_address=address, next_at=at,
+                opened_at=at, updated_at=at, **known,
+            )  # fmt: skip
+        return number
+
+    # -- what happens
+
+    def text(self, phone: str, words: str, after: timedelta = MINUTE, to: str = OURS, **more: Any) -> int:
+        """A text comes in and is worked through; its mailroom row."""
+        inbound = self.arrives(phone, words, after, to, **more)
+        self.work()
+        return inbound
+
+    def arrives(self, phone: str, words: str, after: timedelta = MINUTE, to: str = OURS, **more: Any) -> int:
+        """A text comes in, and waits."""
+        self.passes(after)
+        self.texts += 1
+        sms = Sms("file", f"R{self.texts}", phone, to, words, **{"at": self.now, **more})
+        with store.writing():
+            assert intake.add(kept.arrival(sms, self.now), "")
+        return self.db.newest("inbound")
+
+    def work(self) -> None:
+        """What waits is worked through, and what is due goes out."""
+        with ThreadPoolExecutor(1) as pool:
+            desk.process(desk.Desk(self.db.config, self.db.keys, _no_mail, pool, now=lambda: self.now))
+        _deliver(self.stage, self.now)
+
+    def passes(self, span: timedelta) -> None:
+        """Time passes, with all that the clock brings."""
+        self.now += span
+        _pass_time(self.stage, self.now)
+
+    def perform(self, action: Action, by: str = "Ada", after: timedelta = SECOND) -> Written:
+        """One of us does something on a page."""
+        self.passes(after)
+        actor = facts.accounts_by_id([self.accounts[by]])[self.accounts[by]]
+        written = desk.perform(self.db.config, action, actor, self.now)
+        _deliver(self.stage, self.now)
+        return written
+
+    # -- what is to be seen
+
+    def outcome(self, inbound: int) -> tuple[str, str, int | None]:
+        """State, reason and ticket of a received text."""
+        return tuple(row("select state, reason, ticket from inbound where id = ?", inbound))  # type: ignore[return-value]
+
+    def said(self, phone: str) -> list[str]:
+        """What went to a phone, oldest first."""
+        found = rows("select rendered from outbox where recipient = ? and medium = 'sms' order by id", phone)
+        return [bytes(line[0] or b"").decode() for line in found]
+
+    def kinds(self, phone: str) -> list[str]:
+        """The kinds of what went to a phone, oldest first."""
+        return [line[0] for line in rows("select kind from outbox where recipient = ? order by id", phone)]
+
+    def columns(self, number: int, *names: str) -> tuple[Any, ...]:
+        """Columns of a ticket."""
+        return tuple(row(f"select {', '.join(names)} from ticket where number = ?", number))  # noqa: S608
+
+    def code(self, phone: str) -> str:
+        """The newest code that was sent to a phone."""
+        found = row("select data from outbox where kind = 'code' and recipient = ? order by id desc limit 1", phone)
+        return str(json.loads(found[0])["code"])
+
+    def words_on(self, number: int) -> list[str]:
+        """The words of a ticket's entries, as its page shows them (what was moved away is not on it)."""
+        found = rows(
+            "select b.text from entry e join body b on b.entry = e.id left join inbound i on i.id = e.inbound "
+            "left join reference r on r.value = i.message_id and r.entry = e.id "
+            "where coalesce(r.ticket, e.ticket) = ? and b.text <> '' order by e.id",
+            number,
+        )
+        return [line[0] for line in found]
+
+
+Play = Callable[..., Scene]
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Iterator[Play]:
+    """A scene; `numbers` are the `[[sms]]` of the config, each a number of its own."""
+    opened: list[Path] = []
+
+    def begin(start: datetime = START, numbers: tuple[str, ...] = (OURS,), **settings: Any) -> Scene:
+        folder = tmp_path / "data"
+        sms = [{"driver": "file", "number": number, "region": "GB"} for number in numbers]
+        db = open_desk(folder, start - 100 * DAY, {"sms": sms, **settings})
+        opened.append(folder)
+        scene = Scene(db, Stage(db, {}, start), start)
+        scene.accounts["Ada"] = db.people["ada"].id
+        return scene
+
+    yield begin
+    for folder in opened:
+        close_desk(folder)
+
+
+def field_scene(play: Play, **more: Any) -> Scene:
+    """Tom and Bob are in the field, Ann is a customer."""
+    scene = play(**more)
+    scene.person("Tom Field", TOM, role="technician")
+    scene.person("Bob Field", BOB, role="technician")
+    scene.person("Ann Hill", ANN)
+    return scene
+
+
+# -- codes -----------------------------------------------------------------------------------------------------------
+
+
+@FIXME(strict=True, reason="1: any PIN in front is enough when no code is open")
+def test_a_made_up_pin_is_no_code(play: Play) -> None:
+    scene = field_scene(play)
+    number = scene.ticket("Boiler", scene.people["Ann Hill"], assignee=scene.accounts["Bob Field"])
+    scene.text(TOM, f"0000* reply {number} send the money to my new account")
+    assert scene.columns(number, "status") == ("open",)
+    assert "answer" not in scene.kinds(ANN)
+
+
+@FIXME(strict=True, reason="2: each fresh code begins to count wrong tries anew")
+def test_five_wrong_codes_are_five_wrong_codes_whatever_is_asked_for_between(play: Play) -> None:
+    scene = field_scene(play)
+    number = scene.ticket("Boiler", scene.people["Ann Hill"], assignee=scene.accounts["Bob Field"])
+    for n in range(4):
+        scene.text(TOM, f"reply {number} hello", after=11 * MINUTE)
+        wrong = "1111" if scene.code(TOM) != "1111" else "2222"
+        for _ in range(3):
+            scene.text(TOM, f"{wrong}* reply {number} hello", after=SECOND)
+    off = row("select commands_off_until from address where value = ?", TOM)[0]
+    assert off is not None, "twelve wrong codes within 45 minutes"
+
+
+@pytest.mark.parametrize("written", ["4821* done", "4821＊ done", "４８２１* done", "48​21* done", "4️⃣8️⃣2️⃣1️⃣*️⃣ done"])
+@FIXME(strict=True, reason="3: the PIN stands in the mailroom's subject, in others' spellings also in the history")
+def test_a_pin_stands_nowhere_but_in_the_raw_message(play: Play, written: str) -> None:
+    scene = field_scene(play)
+    for subject in ("Boiler", "Tap"):
+        scene.ticket(subject, scene.people["Ann Hill"], assignee=scene.accounts["Tom Field"])
+    inbound = scene.text(TOM, written)
+    scene.text(TOM, "1")
+    subject, trace = row("select subject, trace from inbound where id = ?", inbound)
+    kept_words = [subject, trace]
+    kept_words += [line[0] for line in rows("select command from question")]
+    kept_words += [line[0] for line in rows("select data from entry")]
+    kept_words += [line[0] for line in rows("select text from body")]
+    kept_words += [line[0] for line in rows("select subject || last_text from ticket")]
+    plain = " ".join(_digits(words) for words in kept_words)
+    assert "4821" not in plain, [words for words in kept_words if "4821" in _digits(words)]
+
+
+def _digits(words: str) -> str:
+    from gateway.commands import normalise
+
+    try:
+        words = json.dumps(json.loads(words), ensure_ascii=False)
+    except ValueError:
+        pass
+    return normalise(words)
+
+
+# -- questions that never end ----------------------------------------------------------------------------------------
+
+
+@FIXME(strict=True, reason="4: a question behind twenty newer ones of its phone is never ended, and fifty of those block all")
+def test_menus_end_although_somebody_was_given_many_jobs(play: Play) -> None:
+    scene = field_scene(play)
+    ann = scene.people["Ann Hill"]
+    for _ in range(3):
+        for _ in range(40):
+            number = scene.ticket("A job", assignee=None)
+            scene.perform(Assign(number, scene.accounts["Bob Field"]))
+        scene.passes(13 * HOUR)
+    scene.ticket("Boiler", ann)
+    scene.ticket("Tap", ann)
+    inbound = scene.text(ANN, "It is leaking again, please come")
+    assert scene.outcome(inbound)[:2] == ("parked", "needs-sorting")
+    scene.passes(2 * HOUR)
+    scene.work()
+    assert scene.outcome(inbound)[0] == "done"
+
+
+# -- menus -----------------------------------------------------------------------------------------------------------
+
+
+def with_two_tickets(play: Play, **more: Any) -> tuple[Scene, int, int]:
+    scene = field_scene(play, **more)
+    ann = scene.people["Ann Hill"]
+    boiler = scene.ticket("Boiler", ann, at=scene.now - 5 * DAY)
+    tap = scene.ticket("Tap", ann, at=scene.now - 4 * DAY)
+    return scene, boiler, tap
+
+
+@FIXME(strict=True, reason="5: a digit that answers a person's question is swallowed by a menu that was guessed long ago")
+@pytest.mark.parametrize("answer", ["1", "2", "Yes"])
+def test_what_one_of_us_asked_last_is_what_a_digit_answers(play: Play, answer: str) -> None:
+    scene, boiler, tap = with_two_tickets(play)
+    first = scene.text(ANN, "It is leaking again")
+    scene.passes(2 * HOUR)
+    assert scene.outcome(first)[1] == "guessed"
+    number = scene.outcome(first)[2]
+    assert number == tap
+    scene.perform(Answer(tap, "Shall we come 1) today or 2) tomorrow? Say 1 or 2, or YES for both", by=Medium.SMS))
+    digit = scene.text(ANN, answer, after=10 * MINUTE)
+    assert scene.outcome(digit)[2] == tap
+    assert answer in scene.words_on(tap)
+    assert scene.words_on(boiler) == []
+
+
+@FIXME(strict=True, reason="6: the answer to one number's menu takes what waits for another number's along")
+def test_two_of_our_numbers_are_two_menus(play: Play) -> None:
+    scene, boiler, tap = with_two_tickets(play, numbers=(OURS, OTHER))
+    one = scene.text(ANN, "It is leaking again", to=OURS)
+    two = scene.text(ANN, "When do you come?", to=OTHER, after=5 * MINUTE)
+    assert scene.outcome(two)[0] == "parked"
+    menu = scene.said(ANN)[0]
+    chosen = "2" if f"2 #{boiler}" in menu else "1"
+    scene.text(ANN, chosen, to=OURS)
+    assert scene.outcome(one)[2] == boiler
+    assert scene.outcome(two)[0] == "parked"
+
+
+@FIXME(strict=True, reason="7: the answer is lost when the clock has just ended the menu")
+def test_an_answer_that_races_with_the_end_of_its_menu_still_counts(play: Play) -> None:
+    scene, boiler, tap = with_two_tickets(play)
+    first = scene.text(ANN, "It is leaking again")
+    menu = scene.said(ANN)[0]
+    chosen = "2" if f"2 #{boiler}" in menu else "1"
+    scene.now += HOUR - SECOND
+    second = scene.arrives(ANN, chosen, after=SECOND - SECOND)
+    folder = scene.db.config.folder / "blobs"
+    with ThreadPoolExecutor(1) as pool:
+        one = desk.Desk(scene.db.config, scene.db.keys, _no_mail, pool, now=lambda: scene.now)
+        waiting = intake.waiting(folder, 0, 50)  # read ahead, as `process` does
+        scene.now += 2 * SECOND
+        desk.tick(scene.db.config, scene.now)
+        with store.writing():
+            for line in waiting:
+                done = pool.submit(desk._understand, scene.db.config, _no_mail, line, frozenset())
+                done.result()
+                desk._write_one(one, line, done)
+    scene.work()
+    assert scene.outcome(second)[0] == "done"
+    assert "It is leaking again" in scene.words_on(boiler), (scene.outcome(first), scene.outcome(second))
+
+
+@FIXME(strict=True, reason="8: what a person moved meanwhile is moved again, and its leaving is written on the wrong ticket")
+def test_a_late_choice_moves_a_message_from_where_it_lies(play: Play) -> None:
+    scene, boiler, tap = with_two_tickets(play)
+    third = scene.ticket("Radiator", scene.people["Ben"] if "Ben" in scene.people else None, address=BEN)
+    first = scene.text(ANN, "It is leaking again")
+    scene.passes(2 * HOUR)
+    guessed = scene.outcome(first)[2]
+    entry = int(row("select entry from inbound where id = ?", first)[0])
+    scene.perform(Move(entry, third))
+    menu = scene.said(ANN)[0]
+    other = boiler if guessed == tap else tap
+    scene.text(ANN, "1" if f"1 #{other}" in menu else "2")
+    left = [line[0] for line in rows("select ticket from entry where reason = 'moved-out' order by id")]
+    lies = row("select r.ticket from reference r join inbound i on i.message_id = r.value where i.id = ?", first)[0]
+    assert (lies, left) in ((third, [guessed]), (other, [guessed, third]))
+
+
+@FIXME(strict=True, reason="9: the new ticket is called by the digit")
+def test_something_new_is_called_by_the_message_and_not_by_the_digit(play: Play) -> None:
+    scene, _, _ = with_two_tickets(play)
+    scene.text(ANN, "My cellar is under water")
+    scene.passes(2 * HOUR)
+    digit = scene.text(ANN, "3")
+    number = scene.outcome(digit)[2]
+    assert number is not None
+    assert scene.columns(number, "subject") == ("My cellar is under water",)
+
+
+@FIXME(strict=True, reason="10: what waits behind forty newer messages stays parked for ever")
+def test_everything_that_waited_comes_back_however_much_it_is(play: Play) -> None:
+    scene, boiler, tap = with_two_tickets(play)
+    waited = [scene.text(ANN, f"And another thing, number {n} x", after=30 * SECOND) for n in range(45)]
+    scene.text(ANN, "1")
+    scene.passes(3 * HOUR)
+    scene.work()
+    assert [scene.outcome(inbound)[0] for inbound in waited] == ["done"] * 45
+
+
+@FIXME(strict=True, reason="11: a digit that comes after a menu's end takes an older offer instead")
+def test_a_digit_for_a_menu_that_has_ended_takes_no_other_job(play: Play) -> None:
+    scene = field_scene(play)
+    ann, tom = scene.people["Ann Hill"], scene.accounts["Tom Field"]
+    scene.ticket("Boiler", ann, assignee=tom)
+    scene.ticket("Tap", ann, assignee=tom)
+    offered = scene.ticket("Far away", ann, status="new")
+    scene.perform(Assign(offered, tom))
+    scene.passes(20 * MINUTE)
+    scene.text(TOM, "done 99 x" if False else "done all is well")
+    asked = "menu" in scene.kinds(TOM)
+    if not asked:
+        number = scene.ticket("Another", ann, assignee=tom)
+        scene.perform(Assign(number, tom))
+        scene.text(TOM, "done all is well")
+    assert "menu" in scene.kinds(TOM)
+    scene.text(TOM, "1", after=31 * MINUTE)
+    verbs = [json.loads(line[0]).get("verb") for line in rows("select data from entry")]
+    assert "take" not in verbs
+
+
+@FIXME(strict=True, reason="12: a newer offer takes the digit that a menu asked for")
+def test_a_digit_answers_the_menu_that_asked_for_one(play: Play) -> None:
+    scene = field_scene(play)
+    ann, tom = scene.people["Ann Hill"], scene.accounts["Tom Field"]
+    first = scene.ticket("Boiler", ann)
+    scene.ticket("Tap", ann, assignee=tom)
+    with store.writing():
+        row("select 1")
+    scene.perform(Assign(first, tom))
+    scene.text(TOM, f"take {first}")
+    scene.text(TOM, "show 1002")
+    scene.text(TOM, "done all is well")
+    assert scene.kinds(TOM)[-1] == "menu", scene.said(TOM)
+    offered = scene.ticket("Far away", ann, status="new")
+    scene.perform(Assign(offered, tom))
+    scene.text(TOM, "1", after=20 * SECOND)
+    assert scene.columns(offered, "status") == ("new",)
+
+
+@FIXME(strict=True, reason="13: YES answers a menu that was never sent")
+def test_yes_answers_no_menu_that_nobody_was_sent(play: Play) -> None:
+    scene, boiler, tap = with_two_tickets(play)
+    with store.writing():
+        from gateway.model import execute
+
+        execute("update address set automatic_off_until = ? where value = ?", micros(scene.now + DAY), ANN)
+    first = scene.text(ANN, "It is leaking again")
+    assert scene.said(ANN) == []
+    scene.text(ANN, "1")
+    assert scene.outcome(first)[0] == "parked"
