@@ -164,7 +164,7 @@ class Twilio(Section):
     unless there is an API key."""
 
     account_sid: str = Field(pattern=r"^AC[0-9a-fA-F]{32}$")
-    auth_tokens: tuple[Secret, ...] = Field(repr=False, min_length=1)
+    auth_tokens: tuple[Annotated[Secret, Field(min_length=1)], ...] = Field(repr=False, min_length=1)
     api_key_sid: str = ""
     api_key_secret: Secret = Field("", repr=False)
     messaging_service_sid: str = Field("", pattern=r"^(MG[0-9a-fA-F]{32})?$")

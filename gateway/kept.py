@@ -6,7 +6,7 @@ SMS `<driver>:in:<provider id>`, receipts `<driver>:st:<provider id>:<status>` (
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
@@ -14,7 +14,9 @@ from gateway.values import Arrival, Channel, Delivery, Envelope, Media, Receipt,
 
 
 def arrival(value: Sms | Receipt, received: datetime) -> Arrival:
-    """A received value as `desk.accept` takes it."""
+    """A received value as `desk.accept` takes it. A NUL, which no database keeps in a text, is left out."""
+    if isinstance(value, Sms):
+        value = replace(value, text=value.text.replace("\0", ""))
     raw = json.dumps({"value": type(value).__name__, **asdict(value)}, default=_as_text, ensure_ascii=False)
     sender = value.sender if isinstance(value, Sms) else ""
     recipients = (value.recipient,) if isinstance(value, Sms) else ()

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from types import ModuleType
 from typing import Any
 
-from gateway import postgres, sqlite
+from gateway import kept, postgres, sqlite
 from gateway.addresses import mail_address
 from gateway.model import database, marks, micros, moment, row, rows
-from gateway.values import InboundState, Kind, OutboxState, Status, Step
+from gateway.values import InboundState, Kind, Medium, OutboxState, Role, Sms, Status, Step
 
 MANY = 1_000  # no count goes further
 PAGE = 50  # tickets
@@ -27,6 +27,7 @@ HITS = 30
 SHOWN = 20_000  # letters of an entry; the raw mail has all of them
 FAR = timedelta(days=365)  # a next moment beyond this means that nothing is due
 BALANCE = 5_000  # arrivals of today that are looked at
+OFFERED = 4  # tickets that a message which waits may be about
 
 
 # -- colleagues --------------------------------------------------------------------------------------------------
@@ -266,11 +267,22 @@ class Delivery:
     done_at: datetime | None
     attempts: int
     result: str
+    number: str = ""  # of an SMS: which of ours it goes from
+    status: str = ""  # of an SMS: the highest of its receipts (`values.Delivery`), since `status_at`
+    code: str = ""
+    segments: int = 0  # of an SMS: 0 until the provider said how many it is
+    price: str = ""  # decimal
+    currency: str = ""
+    status_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class EntryLine:
-    """A line of the timeline with its words, files, deliveries, and the trace of the message it came from."""
+    """A line of the timeline with its words, files, deliveries, and the trace of the message it came from.
+
+    `moved_to` is the ticket that a message lies on now, 0 when it was not moved away; `moved` is the message that was
+    moved here by this event.
+    """
 
     id: int
     kind: Kind
@@ -290,11 +302,13 @@ class EntryLine:
     files: tuple[File, ...] = ()
     deliveries: tuple[Delivery, ...] = ()
     trace: tuple[Step, ...] = ()
+    moved_to: int = 0
+    moved: EntryLine | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class OtherTicket:
-    """Another open ticket of the same person."""
+    """Another ticket, in a few words."""
 
     number: int
     subject: str
@@ -363,9 +377,6 @@ def ticket(number: int, before: int = 0, after: int = 0) -> TicketPage | None:
     if head is None:
         return None
     entries, older, newer = _entries(number, before, after)
-    first = row(
-        "select b.text from entry e join body b on b.entry = e.id where e.ticket = ? order by e.id limit 1", number
-    )
     on_it = rows("select address, role from participant where ticket = ? order by address limit 50", number)
     assignee, name, account, contact, address, person, firm = head[15:]
     return TicketPage(
@@ -375,12 +386,31 @@ def ticket(number: int, before: int = 0, after: int = 0) -> TicketPage | None:
         assignee=Colleague(assignee, name or account or "", account or "") if assignee else None,
         requester=_requester(number, contact, address, person or "", firm or ""),
         participants=tuple((value, role) for value, role in on_it),
-        wants=" ".join(first[0][:2_000].split())[:200] if first else "",
-        last=next((e for e in entries if e.kind is not Kind.EVENT), None),
+        wants=" ".join(_first_words(number)[:2_000].split())[:200],
+        last=next(filter(None, map(_says, entries)), None),
         entries=entries,
         older=older,
         newer=newer,
     )  # fmt: skip
+
+
+def _first_words(number: int) -> str:
+    """How a ticket began; when a message was moved to a new one, with that."""
+    first = row(
+        "select b.text, e.reason, e.data from entry e join body b on b.entry = e.id where e.ticket = ? "
+        "order by e.id limit 1",
+        number,
+    )
+    if first is None or first[1] != "moved-in":
+        return str(first[0]) if first else ""
+    moved = row("select text from body where entry = ?", json.loads(first[2]).get("entry"))
+    return str(moved[0]) if moved else ""
+
+
+def _says(entry: EntryLine) -> EntryLine | None:
+    """The words that an entry brings to its ticket: its own, or those of the message that was moved here."""
+    shown = entry.moved or entry
+    return None if shown.kind is Kind.EVENT or shown.moved_to else shown
 
 
 def _time(value: int | None) -> datetime | None:
@@ -393,13 +423,13 @@ def _entries(number: int, before: int, after: int) -> tuple[tuple[EntryLine, ...
         found = rows(f"{ENTRY} where e.ticket = ? and e.id > ? order by e.id limit ?", number, after, ENTRIES + 1)
         more, found = len(found) > ENTRIES, found[:ENTRIES][::-1]
         older, newer = (found[-1][0] if found else 0), (found[0][0] if more else 0)
-        return _with_parts(found), older, newer
+        return _with_moves(_with_parts(found), number), older, newer
     found = rows(
         f"{ENTRY} where e.ticket = ? and e.id < ? order by e.id desc limit ?", number, before or 2**62, ENTRIES + 1
     )
     older = found[ENTRIES - 1][0] if len(found) > ENTRIES else 0
     newer = found[0][0] if before and found else 0
-    return _with_parts(found[:ENTRIES]), older, newer
+    return _with_moves(_with_parts(found[:ENTRIES]), number), older, newer
 
 
 def _with_parts(found: Sequence[Any]) -> tuple[EntryLine, ...]:
@@ -412,6 +442,7 @@ def _with_parts(found: Sequence[Any]) -> tuple[EntryLine, ...]:
     sent: dict[int, list[Delivery]] = {}
     for line in rows(f"{DELIVERY} where entry in ({marks(ids)}) order by id", *ids):
         sent.setdefault(line[0], []).append(_delivery(line[1:]))
+    _add_fallbacks(sent)
     traces = dict(rows(f"select id, trace from inbound where id in ({marks(inbounds)})", *inbounds))
     return tuple(
         EntryLine(
@@ -424,14 +455,57 @@ def _with_parts(found: Sequence[Any]) -> tuple[EntryLine, ...]:
 
 
 FILE = "id, name, type, size, sha256, cid from attachment"
-DELIVERY = "select entry, id, kind, medium, recipient, state, not_before, done_at, attempts, result from outbox"
+SENT = (
+    "b.id, b.kind, b.medium, b.recipient, b.state, b.not_before, b.done_at, b.attempts, b.result, b.number, b.status, "
+    "b.code, b.segments, b.price, b.currency, (select min(r.at) from result r where r.outbox = b.id "
+    "and r.status = b.status)"
+)
+DELIVERY = f"select b.entry, {SENT} from outbox b"
 
 
 def _delivery(line: Any) -> Delivery:
-    id, kind, medium, recipient, state, not_before, done_at, attempts, result = line
+    id, kind, medium, recipient, state, not_before, done_at, attempts, result = line[:9]
+    number, status, code, segments, price, currency, status_at = line[9:]
     return Delivery(
-        id, kind, medium, recipient, OutboxState(state), _time(not_before), _time(done_at), attempts, result
-    )
+        id, kind, medium, recipient, OutboxState(state), _time(not_before), _time(done_at), attempts, result,
+        number, status, code, segments, price, currency, _time(status_at),
+    )  # fmt: skip
+
+
+def _add_fallbacks(sent: dict[int, list[Delivery]]) -> None:
+    """Beside an SMS that did not arrive stands the mail that went in its place."""
+    dead = {
+        f"fallback:{delivery.id}": entry
+        for entry, deliveries in sent.items()
+        for delivery in deliveries
+        if delivery.medium == Medium.SMS and delivery.state is OutboxState.DEAD
+    }
+    if dead:
+        for key, *line in rows(f"select b.key, {SENT} from outbox b where key in ({marks(dead)})", *dead):
+            sent[dead[key]].append(_delivery(line))
+
+
+LIES_ON = (
+    "select e.id, r.ticket from entry e join inbound i on i.id = e.inbound "
+    "join reference r on r.value = i.message_id and r.entry = e.id where e.id in ({})"
+)
+
+
+def _with_moves(entries: tuple[EntryLine, ...], number: int) -> tuple[EntryLine, ...]:
+    """Messages that were moved: those that left are marked, those that came stand where they came."""
+    came = [e.data.get("entry", 0) for e in entries if e.reason == "moved-in"]
+    brought = {e.id: e for e in _with_parts(rows(f"{ENTRY} where e.id in ({marks(came)})", *came))} if came else {}
+    brought = {id: e for id, e in brought.items() if id not in {entry.id for entry in entries}}  # it came back
+    messages = [e.id for e in (*entries, *brought.values()) if e.inbound and e.kind in (Kind.MESSAGE, Kind.NOTE)]
+    away = {id: n for id, n in rows(LIES_ON.format(marks(messages)), *messages) if n != number} if messages else {}
+
+    def marked(entry: EntryLine) -> EntryLine:
+        message = brought.get(entry.data.get("entry", 0)) if entry.reason == "moved-in" else None
+        if message is not None:
+            return replace(entry, moved=replace(message, moved_to=away.get(message.id, 0)))
+        return replace(entry, moved_to=away[entry.id]) if entry.id in away else entry
+
+    return tuple(map(marked, entries))
 
 
 def steps(trace: str) -> tuple[Step, ...]:
@@ -490,6 +564,17 @@ def said(entry: int, account: int) -> str:
     return "" if found is None else str(found[0])
 
 
+def answer_of(number: int, entry: int) -> str:
+    """The words of an answer on this ticket, whoever wrote it; "" when there is no such answer."""
+    found = row(
+        "select b.text from entry e join body b on b.entry = e.id "
+        "where e.id = ? and e.ticket = ? and e.kind = 'answer'",
+        entry,
+        number,
+    )
+    return "" if found is None else str(found[0])
+
+
 def html_of(number: int, entry: int) -> tuple[str, tuple[File, ...]] | None:
     """The safe HTML of an entry of this ticket and its files, whose pictures it may name by Content-ID."""
     found = row(
@@ -539,12 +624,13 @@ def rendered(outbox: int) -> bytes | None:
 PARKED = "state in ('parked', 'failed')"  # in the words of the partial indexes
 LOOK = f"{PARKED} and reason <> 'blocked-sender'"  # whom we refuse needs nobody; it stands under "parked"
 STUCK = "state in ('dead', 'uncertain', 'held') and (state <> 'held' or not_before is null)"
-STATES = ("look", "parked", "failed", "dead", "all")
+SORTING = f"{PARKED} and state = 'parked' and reason = 'needs-sorting'"
+STATES = ("look", "sorting", "parked", "failed", "dead", "all")
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A mailroom row."""
+    """A mailroom row. Of an SMS that waits also its words, who has the phone, and the tickets it may be about."""
 
     id: int
     at: datetime
@@ -558,6 +644,10 @@ class Received:
     category: str
     ticket: int | None
     trace: tuple[Step, ...]
+    text: str = ""
+    pictures: int = 0
+    name: str = ""
+    about: tuple[OtherTicket, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -610,10 +700,12 @@ RECEIVED = (
 )
 
 
-UNSENT = (
-    "select b.created_at, b.ticket, t.subject, b.id, b.kind, b.medium, b.recipient, b.state, b.not_before, b.done_at, "
-    "b.attempts, b.result from outbox b left join ticket t on t.number = b.ticket"
-)
+UNSENT = f"select b.created_at, b.ticket, t.subject, {SENT} from outbox b left join ticket t on t.number = b.ticket"
+
+
+def waiting_to_be_sorted() -> int:
+    """How many messages need a person to say which ticket they are about."""
+    return _bounded(f"inbound where {SORTING}")
 
 
 def mailroom(state: str, now: datetime, before: int = 0, limit: int = PAGE) -> MailroomPage:
@@ -621,21 +713,23 @@ def mailroom(state: str, now: datetime, before: int = 0, limit: int = PAGE) -> M
     below = before or 2**62
     received: list[Received] = []
     following = 0
-    for wanted in {"look": ("parked", "failed"), "dead": (), "all": ("",)}.get(state, (state,)):
-        waits = LOOK if state == "look" else PARKED
+    wanted_states = {"look": ("parked", "failed"), "sorting": ("parked",), "dead": (), "all": ("",)}
+    for wanted in wanted_states.get(state, (state,)):
+        waits = {"look": LOOK, "sorting": SORTING}.get(state, PARKED)
         condition, values = (f"{waits} and state = ? and", [wanted]) if wanted else ("", [])
         found = rows(f"{RECEIVED} where {condition} id < ? order by id desc limit ?", *values, below, limit + 1)
         if len(found) > limit:
             following = max(following, found[limit - 1][0])
         received += [_received(line) for line in found[:limit]]
-    unsent = [] if state in ("parked", "failed", "all") else _unsent(limit if state == "look" else MANY)
+    unsent = [] if state in ("sorting", "parked", "failed", "all") else _unsent(limit if state == "look" else MANY)
     received.sort(key=lambda line: line.id, reverse=True)
     numbers = {
+        "sorting": waiting_to_be_sorted(),
         "parked": _bounded(f"inbound where {PARKED} and state = 'parked'"),
         "failed": _bounded(f"inbound where {PARKED} and state = 'failed'"),
         "dead": _bounded(f"outbox where {STUCK}"),
     }
-    return MailroomPage(state, tuple(received), tuple(unsent), balance(now), following, numbers)
+    return MailroomPage(state, _with_words(received), tuple(unsent), balance(now), following, numbers)
 
 
 def _received(line: Any) -> Received:
@@ -646,6 +740,65 @@ def _received(line: Any) -> Received:
         id, moment(at), channel, sender, subject, InboundState(state), reason, attempts, size, category, ticket,
         steps(trace),
     )  # fmt: skip
+
+
+def _with_words(received: Sequence[Received]) -> tuple[Received, ...]:
+    """Text messages that wait, with what helps to sort them."""
+    waiting = [r for r in received if r.channel == "sms" and r.state in (InboundState.PARKED, InboundState.FAILED)]
+    if not waiting:
+        return tuple(received)
+    raws = dict(rows(f"select id, raw from inbound where id in ({marks(waiting)})", *(r.id for r in waiting)))
+    known = {sender: (_name_of(sender), _about(sender)) for sender in {r.sender for r in waiting if r.sender}}
+    found = {}
+    for line in waiting:
+        text, pictures = _text_of(raws.get(line.id))
+        name, about = known.get(line.sender, ("", ()))
+        found[line.id] = replace(line, text=text[:SHOWN], pictures=pictures, name=name, about=about)
+    return tuple(found.get(line.id, line) for line in received)
+
+
+def _text_of(raw: bytes | None) -> tuple[str, int]:
+    """The words and the number of pictures of a text message as it was kept."""
+    try:
+        value = kept.read(bytes(raw or b""))
+    except (ValueError, KeyError, TypeError):
+        return "", 0
+    return (value.text, len(value.media)) if isinstance(value, Sms) else ("", 0)
+
+
+def _name_of(phone: str) -> str:
+    """Everybody who is known to have a phone, at most three."""
+    lines = rows(
+        "select c.name from address a join contact_address ca on ca.address = a.id and ca.certainty = 'known' "
+        "join contact c on c.id = ca.contact where a.value = ? order by c.id limit 3",
+        phone,
+    )
+    return " or ".join(line[0] for line in lines if line[0])
+
+
+def _about(phone: str) -> tuple[OtherTicket, ...]:
+    """The tickets that a message from a phone may be about: those that its owner was asked about, else his open ones,
+    else the jobs of one of us."""
+    asked = row(
+        "select options from question where phone = ? and kind = 'menu' and state = 'open' order by id desc limit 1",
+        phone,
+    )
+    numbers = [n for n in json.loads(asked[0]) if n] if asked else []
+    of_people = (
+        "in (select ca.contact from address a join contact_address ca on ca.address = a.id "
+        "where a.value = ? and ca.certainty = 'known')"
+    )
+    for condition in (
+        "requester_address = ?",
+        f"requester {of_people}",
+        f"assignee = (select id from account where contact {of_people} limit 1)",
+    ):
+        if numbers:
+            break
+        open_ones = f"select number from ticket where {condition} and status <> 'closed' limit {OFFERED}"
+        numbers = [line[0] for line in rows(open_ones, phone)]
+    found = rows(f"select number, subject, status from ticket where number in ({marks(numbers)})", *numbers)
+    return tuple(OtherTicket(number, subject, Status(status)) for number, subject, status in found[:OFFERED])
 
 
 def _unsent(limit: int) -> list[Unsent]:
@@ -683,6 +836,65 @@ def balance(now: datetime) -> Balance:
     opened = min(opened, filed)
     missing = came - filed - aside - look - reading
     return Balance(came, opened, filed - opened, aside, reading, look, missing, came >= BALANCE)
+
+
+# -- phones of ours ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolledPhone:
+    """A phone that gives commands. `last_used` is when something last came from it."""
+
+    number: str
+    verified_at: datetime
+    last_used: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class PhonesOf:
+    """One of us with his phones; `pending` are those that have still to show their code, and until when."""
+
+    id: int
+    name: str
+    roles: tuple[Role, ...]
+    phones: tuple[EnrolledPhone, ...]
+    pending: tuple[tuple[str, datetime], ...]
+
+
+def phones_of_ours(now: datetime, account: int | None = None) -> tuple[PhonesOf, ...]:
+    """Every active account with its phones, or only one."""
+    people = rows(
+        "select a.id, a.contact, coalesce(nullif(c.name, ''), a.address), a.roles from account a "
+        "join contact c on c.id = a.contact where a.active = ? order by c.name",
+        True,
+    )
+    enrolled: dict[int, list[EnrolledPhone]] = {}
+    for contact, number, verified_at in rows(
+        "select ca.contact, a.value, ca.verified_at from contact_address ca join address a on a.id = ca.address "
+        "where ca.verified_at is not null and a.medium = 'sms' order by ca.verified_at"
+    ):
+        used = row("select received_at from inbound where sender = ? and sender <> '' order by id desc limit 1", number)
+        enrolled.setdefault(contact, []).append(
+            EnrolledPhone(number, moment(verified_at), moment(used[0]) if used else None)
+        )
+    pending: dict[str, list[tuple[str, datetime]]] = {}
+    for number, asked_by, expires_at in rows(
+        "select phone, command, expires_at from question where state = 'open' and expires_at > ? and kind = 'enrol' "
+        "order by expires_at",
+        micros(now),
+    ):
+        pending.setdefault(asked_by, []).append((number, moment(expires_at)))
+    return tuple(
+        PhonesOf(
+            id,
+            name,
+            tuple(Role(word) for word in roles.split(",") if word),
+            tuple(enrolled.get(contact, ())),
+            tuple(pending.get(str(id), ())),
+        )
+        for id, contact, name, roles in people
+        if account in (None, id)
+    )
 
 
 # -- search ------------------------------------------------------------------------------------------------------

@@ -56,6 +56,7 @@ SERVERS = (
         preseed="postfix postfix/main_mailer_type select No configuration",
         only_root=True,
     ),
+    Server("kannel", ("bearerbox", "smsbox", "/usr/lib/kannel/test/fakesmsc"), ("kannel", "kannel-extras")),
     Server("chromium", ("chromium",), ("chromium", "fonts-dejavu-core")),  # no letters without a font
     Server("npm", ("npm",), ("npm",)),  # fetches axe-core, which looks over the pages
     Server("swaks", ("swaks",), ("swaks",)),

@@ -1,7 +1,7 @@
 """The application: neighbours in, Flask out. Who may see a page, and the headers every answer carries.
 
-Without a session only PUBLIC answers; every other path, known or not, leads to the sign-in page. Pages of people hold
-their connection for the length of one request.
+Without a session only PUBLIC and the providers' `/hooks/` answer; every other path, known or not, leads to the sign-in
+page. Pages of people hold their connection for the length of one request.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gateway import store
 from gateway.config import Config
 from gateway.store import accounts
 from gateway.values import Account, Action, Temporary, Written, utc_now
-from webui import events, files, health, inbox, login, mailroom, tickets, words
+from webui import events, files, health, hooks, inbox, login, mailroom, phones, sms, tickets, words
 from webui.context import Site, bare, icon, site, static_url
 from webui.watch import Watch
 
@@ -63,8 +63,10 @@ def create_app(
     perform: Callable[[Action, Account], Written],
     keep: Callable[[bytes], str],
     now: Callable[[], datetime] = utc_now,
+    take: hooks.Take = hooks.nobody,
 ) -> Flask:
-    """The pages. `perform` does what one of us asks for, on this thread's connection; `keep` keeps a file's bytes."""
+    """The pages. `perform` does what one of us asks for, on this thread's connection; `keep` keeps a file's bytes;
+    `take` answers a provider."""
     app = Flask(__name__)
     neighbours = Site(config, perform, keep, now, Watch(store.connection))
     app.extensions["ringback"] = neighbours
@@ -73,12 +75,13 @@ def create_app(
     _templates(app)
     app.before_request(_refuse_strange_requests)
     app.before_request(_sign_in_first)
-    CSRFProtect(app)  # after the session: a stranger is sent to sign in, whatever he sends
+    tokens = CSRFProtect(app)  # after the session: a stranger is sent to sign in, whatever he sends
     app.after_request(_headers)
     app.after_request(_smaller)
     app.teardown_request(_close)
-    for blueprint in (login.pages, inbox.pages, tickets.pages, mailroom.pages, files.pages, health.pages, events.pages):
-        app.register_blueprint(blueprint)
+    for module in (login, inbox, tickets, mailroom, phones, sms, files, health, events):
+        app.register_blueprint(module.pages)
+    _providers(app, config.web.public_url, take, tokens)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Temporary, _temporary)
     app.register_error_handler(Exception, _broken)
@@ -109,6 +112,13 @@ def _templates(app: Flask) -> None:
     words.install(app.jinja_env)
 
 
+def _providers(app: Flask, public_url: str, take: hooks.Take, tokens: CSRFProtect) -> None:
+    door = hooks.blueprint(public_url, take)
+    tokens.exempt(door)
+    app.register_blueprint(door)
+    app.wsgi_app = hooks.any_host(app.wsgi_app, urlsplit(public_url).netloc)  # type: ignore[method-assign, assignment]
+
+
 # -- before ------------------------------------------------------------------------------------------------------
 
 
@@ -118,7 +128,7 @@ def _refuse_strange_requests() -> None:
         raise request.routing_exception
     if request.method not in ("GET", "HEAD", "POST", "OPTIONS"):
         raise MethodRefused
-    if request.method == "POST" and _from_elsewhere():
+    if request.method == "POST" and not _is_provider() and _from_elsewhere():
         raise BadRequest
 
 
@@ -126,6 +136,11 @@ class MethodRefused(HTTPException):
     """405 before anything else: also where the path is not ours."""
 
     code = 405
+
+
+def _is_provider() -> bool:
+    """Providers have no session and no form of ours; they answer for themselves (`inbound.sms`)."""
+    return request.path.startswith(hooks.PREFIX)
 
 
 def _from_elsewhere() -> bool:
@@ -143,7 +158,7 @@ def _from_elsewhere() -> bool:
 
 def _sign_in_first() -> AnyResponse | None:
     """Opens the connection and finds the session; without one only PUBLIC goes on."""
-    if request.endpoint == "static" or request.endpoint == "health.alive":
+    if request.endpoint == "static" or request.endpoint == "health.alive" or _is_provider():
         return None
     store.open_connection()
     found = accounts.session_account(request.cookies.get(login.cookie_name(), ""), site().now())

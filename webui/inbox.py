@@ -46,6 +46,7 @@ def inbox() -> Response:
         back=request.full_path.rstrip("?"),
         inboxes=site().config.inboxes,
         reasons=site().config.closing.reasons,
+        sorting=queries.waiting_to_be_sorted(),
     )
 
 

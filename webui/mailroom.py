@@ -42,7 +42,8 @@ def mailroom() -> Response:
 @pages.post("/mailroom/<id:inbound>")
 def rule(inbound: int) -> Response:
     """A ruling on a message that waits."""
-    word, ticket = request.form.get("do", ""), number(request.form.get("ticket", ""))
+    word, _, named = request.form.get("do", "").partition(" ")  # "ticket 1001" is a button of one ticket
+    ticket = number(named or request.form.get("ticket", ""))
     if word not in DONE:
         flash("There is no such ruling.")
     elif word == "ticket" and not (ticket and queries.ticket(ticket)):

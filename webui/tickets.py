@@ -23,6 +23,8 @@ from gateway.values import (
     Assign,
     Close,
     FilePart,
+    Medium,
+    Move,
     Permanent,
     Read,
     Remark,
@@ -32,7 +34,8 @@ from gateway.values import (
     Undo,
     Write,
 )
-from webui.context import local_path, me, now, number, page, perform, site
+from webui import sms
+from webui.context import local_path, me, number, page, perform, site
 from webui.files import picture_type
 
 pages = Blueprint("tickets", __name__)
@@ -43,10 +46,11 @@ MOST_AT_ONCE = 200
 
 @dataclass(frozen=True, slots=True)
 class Typed:
-    """What stood in the composer when something did not work, and the words for it."""
+    """What stood in the composer when something did not work, and the words for it. `by` is mail, sms or note; "" as
+    the customer last wrote."""
 
     text: str = ""
-    by: str = "answer"
+    by: str = ""
     reason: str = ""
     words: str = ""
     lost_files: bool = False
@@ -57,13 +61,23 @@ class Typed:
 
 @pages.get("/tickets/<id:ticket>")
 def show(ticket: int) -> Response:
-    """The ticket; `again` puts the words of an answer that was taken back into the composer."""
+    """The ticket; `again` puts the words of an answer that was taken back into the composer, with `by=mail` those of
+    an SMS that did not arrive. `move` names a message that belongs elsewhere."""
     found = _ticket(ticket)
-    again = number(request.args.get("again", ""))
-    answer = _page(found, Typed(queries.said(again, me().id) if again else ""))
+    answer = _page(found, _again(found))
     if found.unread and request.method == "GET":
         answer.call_on_close(_mark_read(ticket))
     return answer
+
+
+def _again(ticket: TicketPage) -> Typed:
+    again, by = number(request.args.get("again", "")), request.args.get("by", "")
+    if not again:
+        return Typed()
+    if by == Medium.MAIL:
+        return Typed(queries.answer_of(ticket.number, again), by)
+    went = next((e.deliveries for e in ticket.entries if e.id == again), ())
+    return Typed(queries.said(again, me().id), next((str(sent.medium) for sent in went if sent.kind == "answer"), ""))
 
 
 def _ticket(ticket: int) -> TicketPage:
@@ -73,17 +87,26 @@ def _ticket(ticket: int) -> TicketPage:
 
 def _page(ticket: TicketPage, typed: Typed, status: int = 200) -> Response:
     config = site().config
+    ways = sms.ways_of(ticket.number, config)
+    chosen = typed.by or str(ways.preferred)
     return page(
         "tickets/ticket.html",
         status,
         ticket=ticket,
         typed=typed,
+        ways=ways,
+        chosen=chosen if chosen == "note" or _can(ways, chosen) else str(ways.preferred),
+        moving=number(request.args.get("move", "")),
         colleagues=queries.accounts(),
         inbox=config.inbox(ticket.inbox),
         reasons=config.closing.reasons,
-        undo_seconds=config.undo.mail,
         nonce=secrets.token_urlsafe(9),
     )
+
+
+def _can(ways: sms.Ways, by: str) -> bool:
+    way = ways.by(by)
+    return way is not None and not way.out
 
 
 def _mark_read(ticket: int) -> Callable[[], None]:
@@ -107,15 +130,17 @@ def _mark_read(ticket: int) -> Callable[[], None]:
 def answer(ticket: int) -> Response:
     """Sends and waits, or sends and closes."""
     form = request.form
-    typed = Typed(form.get("text", ""), form.get("by", "answer"), form.get("reason", ""))
+    typed = Typed(form.get("text", ""), form.get("by", ""), form.get("reason", ""))
     if typed.by == "note":
         return note(ticket)
+    by = Medium(typed.by) if typed.by in (Medium.MAIL, Medium.SMS) else None
     then = "close" if form.get("do") == "close" else "wait"
     found = _ticket(ticket)
 
     def do() -> str:
         seen = number(form.get("seen", "")) or 0
-        written = perform(Answer(ticket, typed.text, _uploads(), then, typed.reason if then == "close" else "", seen))
+        reason = typed.reason if then == "close" else ""
+        written = perform(Answer(ticket, typed.text, _uploads(), then, reason, seen, by))
         return f"/?sent={written.entries[0]}" if then == "close" else f"/tickets/{ticket}?sent={written.entries[0]}"
 
     return _once(found, typed, do)
@@ -138,7 +163,7 @@ def _once(ticket: TicketPage, typed: Typed, do: Callable[[], str]) -> Response:
         nonce = request.form.get("nonce", "") or secrets.token_urlsafe(9)
         return redirect(site().once((me().id, nonce), do))
     except Permanent as error:
-        lost = any(file.filename for file in request.files.getlist("files"))
+        lost = typed.by != Medium.SMS and any(file.filename for file in request.files.getlist("files"))
         words = Typed(typed.text, typed.by, typed.reason, str(error), lost)
         return _page(queries.ticket(ticket.number) or ticket, words, 422)
 
@@ -205,6 +230,23 @@ def undo(ticket: int) -> Response:
     return _do(ticket, Undo(entry), then=f"/tickets/{ticket}?again={entry}")
 
 
+@pages.post("/tickets/<id:ticket>/move")
+def move(ticket: int) -> Response:
+    """A message goes to the ticket it is about: one of the customer's, another by its number, or a new one."""
+    form = request.form
+    entry, to = number(form.get("entry", "")) or 0, form.get("to", "")
+    target = None if to == "new" else number(form.get("number", "") if to == "number" else to)
+    if target is None and to != "new":
+        words = f"There is no ticket #{form.get('number', '').strip()[:20]}: write its number, such as 1001."
+        return _page(_ticket(ticket), Typed(words=words), 422)
+    try:
+        written = perform(Move(entry, target))
+    except Permanent as error:
+        return _page(_ticket(ticket), Typed(words=str(error)), 422)
+    flash(f"The message is on #{written.ticket} now.")
+    return redirect(local_path(form.get("back", ""), f"/tickets/{ticket}"))
+
+
 def _do(ticket: int, action: Action, then: str = "", words: str = "") -> Response:
     found = _ticket(ticket)
     try:
@@ -237,49 +279,62 @@ def bulk() -> Response:
     return redirect(local_path(form.get("back", "")))
 
 
-# -- a new mail --------------------------------------------------------------------------------------------------
+# -- a new message -----------------------------------------------------------------------------------------------
 
 
 @pages.get("/tickets/new")
 def compose() -> Response:
-    """The form for a mail to somebody, which opens a ticket."""
+    """The form for a mail or an SMS to somebody, which opens a ticket."""
     return _compose({"to": request.args.get("to", "")[:254], "name": request.args.get("name", "")[:200]})
 
 
-def _compose(typed: dict[str, str], words: str = "", status: int = 200) -> Response:
-    nonce = secrets.token_urlsafe(9)
+def _compose(typed: dict[str, str], words: str = "", field: str = "", status: int = 200) -> Response:
+    """`words` say what is wrong, at the field if it is known which."""
+    config = site().config
     return page(
-        "tickets/new.html", status, typed=typed, words=words, nonce=nonce, inboxes=site().config.inboxes, now=now()
+        "tickets/new.html",
+        status,
+        typed=typed,
+        words=words,
+        field=field,
+        nonce=secrets.token_urlsafe(9),
+        inboxes=config.inboxes,
+        by_sms=bool(config.sms),
     )
 
 
 @pages.post("/tickets/new")
 def send() -> Response:
-    """Opens a ticket with the mail, which waits for its undo."""
+    """Opens a ticket with the mail or SMS, which waits for its undo."""
     typed = {name: request.form.get(name, "") for name in ("inbox", "to", "name", "subject", "text")}
-    to = mail_address(typed["to"])
-    if not to:
-        return _compose(typed, "That is no mail address: write somebody@somewhere.example.", 422)
+    to, wrong = _recipient(typed["to"], typed["inbox"])
+    if wrong:
+        return _compose(typed, wrong, "to", 422)
     nonce = request.form.get("nonce", "") or secrets.token_urlsafe(9)
 
     def do() -> str:
-        written = perform(
-            Write(
-                typed["inbox"],
-                to,
-                one_line(typed["name"]),
-                one_line(typed["subject"]),
-                typed["text"],
-                _uploads(),
-                nonce,
-            )
-        )
+        subject = one_line(typed["subject"])
+        written = perform(Write(typed["inbox"], to, one_line(typed["name"]), subject, typed["text"], _uploads(), nonce))
         return f"/tickets/{written.ticket}?sent={written.entries[0]}"
 
     try:
         return redirect(site().once((me().id, nonce), do))
     except Permanent as error:
-        return _compose(typed, str(error), 422)
+        return _compose(typed, str(error), status=422)
+
+
+def _recipient(typed: str, inbox: str) -> tuple[str, str]:
+    """A mail address or a phone number in one spelling, or words for the field."""
+    if "@" in typed or not any(char.isdigit() for char in typed):
+        to = mail_address(typed)
+        words = "That is no mail address: write somebody@somewhere.example, or a phone number."
+        return (to, "") if to else ("", words)
+    if not site().config.sms:
+        return "", "No SMS number is configured ([[sms]] in the config): write to a mail address."
+    try:
+        return sms.typed_phone(typed, inbox), ""
+    except ValueError as error:
+        return "", f"{str(error)[:1].upper()}{str(error)[1:]}."
 
 
 def one_line(text: str) -> str:

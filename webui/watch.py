@@ -111,6 +111,6 @@ class Watch:
             if current == version:
                 continue
             version, before, seen = current, seen, queries.news_since(seen)
-            if seen.tickets or seen.mailroom != before.mailroom:
+            if seen.tickets or (seen.mailroom, seen.changed) != (before.mailroom, before.changed):
                 for stream in self._of():
                     stream.put(seen.tickets)

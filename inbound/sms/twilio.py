@@ -163,7 +163,7 @@ def _as_received(kept: Any) -> Sms:
         id=kept.sid,
         sender=kept.from_ or "",
         recipient=kept.to or "",
-        text=(kept.body or "").replace("\0", ""),
+        text=kept.body or "",
         media=tuple(
             Media(f"https://api.twilio.com{picture.uri.removesuffix('.json')}", picture.content_type or "")
             for picture in pictures

@@ -9,7 +9,7 @@ import traceback
 from tests.bench.figures import Figure, as_json, as_table
 from tests.bench.machine import Strangers
 
-MEASURES = ("memory", "startup", "latency", "intake", "endtoend", "fairness")
+MEASURES = ("memory", "startup", "latency", "intake", "endtoend", "fairness", "sms")
 
 
 def main(names: list[str]) -> int:

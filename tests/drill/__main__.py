@@ -1,4 +1,4 @@
-"""`python -m tests.drill [name…] [cuts]`: runs all drills or those named; `kills 1000` makes a thousand cuts."""
+"""`python -m tests.drill [name…] [cuts]`: runs all drills or those named; `kills 1000`, `sms 1000`: a thousand cuts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import sys
 
 from tests.bench.figures import as_json, as_table
 
-DRILLS = ("failpoints", "faults", "kills")
+DRILLS = ("failpoints", "faults", "kills", "sms")
+CUTTING = ("kills", "sms")  # take the number of cuts
 
 
 def main(words: list[str]) -> int:
@@ -19,7 +20,7 @@ def main(words: list[str]) -> int:
         return 2
     code = 0
     for name in names or DRILLS:
-        figures = importlib.import_module(f"tests.drill.{name}").measure(*(cuts if name == "kills" else ()))
+        figures = importlib.import_module(f"tests.drill.{name}").measure(*(cuts if name in CUTTING else ()))
         print(as_json(name, figures), flush=True)
         print(as_table(figures) + "\n", flush=True)
         code = code or int(any(figure.reached is False for figure in figures))

@@ -6,16 +6,16 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gateway import desk, kept, store
-from gateway.model import Account, Address, Contact, ContactAddress, Organisation, Ticket, insert, micros, row, rows
+from gateway.model import Account, Address, Contact, ContactAddress, Ticket, execute, insert, micros, row, rows
 from gateway.store import facts, intake
-from gateway.values import Action, Answer, Assign, Media, Medium, Move, Revoke, Rule, Ruling, Sms, Written
+from gateway.values import Action, Answer, Assign, Close, Media, Medium, Move, Revoke, Rule, Ruling, Sms, Written
 from tests.conftest import DeskDb, close_desk, open_desk
 from tests.dialogues.acting import OURS, START, Stage, _deliver, _no_mail, _pass_time
 
@@ -226,22 +226,17 @@ def _digits(words: str) -> str:
 # -- questions that never end ----------------------------------------------------------------------------------------
 
 
-@FIXME(strict=True, reason="4: a question behind twenty newer ones of its phone is never ended, and fifty of those block all")
-def test_menus_end_although_somebody_was_given_many_jobs(play: Play) -> None:
+@FIXME(strict=True, reason="4: a question behind twenty answered ones of its phone never ends, and fifty of those block all")
+def test_every_question_ends_however_many_newer_ones_there_are(play: Play) -> None:
     scene = field_scene(play)
-    ann = scene.people["Ann Hill"]
-    for _ in range(3):
-        for _ in range(40):
-            number = scene.ticket("A job", assignee=None)
-            scene.perform(Assign(number, scene.accounts["Bob Field"]))
-        scene.passes(13 * HOUR)
-    scene.ticket("Boiler", ann)
-    scene.ticket("Tap", ann)
-    inbound = scene.text(ANN, "It is leaking again, please come")
-    assert scene.outcome(inbound)[:2] == ("parked", "needs-sorting")
-    scene.passes(2 * HOUR)
-    scene.work()
-    assert scene.outcome(inbound)[0] == "done"
+    for n in range(22):
+        number = scene.ticket(f"Job {n}", status="new")
+        scene.perform(Assign(number, scene.accounts["Tom Field"]))
+    for number in range(1002, 1023):
+        scene.text(TOM, f"take {number}", after=40 * SECOND)
+    scene.passes(13 * HOUR)
+    over = rows("select id, state from question where state = 'open' and expires_at < ?", micros(scene.now))
+    assert over == []
 
 
 # -- menus -----------------------------------------------------------------------------------------------------------
@@ -397,3 +392,220 @@ def test_yes_answers_no_menu_that_nobody_was_sent(play: Play) -> None:
     assert scene.said(ANN) == []
     scene.text(ANN, "1")
     assert scene.outcome(first)[0] == "parked"
+
+
+# -- undo ------------------------------------------------------------------------------------------------------------
+
+
+@FIXME(strict=True, reason="14: UNDO writes over what others did since")
+def test_undo_leaves_what_others_did_since(play: Play) -> None:
+    scene = field_scene(play)
+    number = scene.ticket("Boiler", scene.people["Ann Hill"], status="new")
+    scene.text(TOM, f"take {number}")
+    scene.perform(Assign(number, scene.accounts["Bob Field"]))
+    scene.text(TOM, "undo")
+    assert scene.columns(number, "assignee") == (scene.accounts["Bob Field"],)
+
+
+@FIXME(strict=True, reason="14: UNDO of REPLY opens what was closed since")
+def test_undo_of_an_answer_does_not_open_what_was_closed_since(play: Play) -> None:
+    scene = field_scene(play)
+    number = scene.ticket("Boiler", scene.people["Ann Hill"], assignee=scene.accounts["Tom Field"])
+    scene.text(TOM, f"reply {number} We come at three")
+    scene.perform(Close(number, "solved"), after=2 * MINUTE)
+    scene.text(TOM, "undo")
+    assert scene.columns(number, "status") == ("closed",)
+
+
+# -- who may -----------------------------------------------------------------------------------------------------------
+
+
+@FIXME(strict=True, reason="16: AGAIN opens an old ticket without the code that REOPEN needs")
+def test_what_needs_a_code_needs_it_by_every_verb(play: Play) -> None:
+    scene = field_scene(play)
+    closed = scene.now - 40 * DAY
+    number = scene.ticket("Boiler", scene.people["Ann Hill"], status="closed", closed_at=micros(closed), at=closed)
+    scene.text(TOM, f"again {number} fri")
+    assert scene.columns(number, "status") == ("closed",)
+
+
+@FIXME(strict=True, reason="17: a revoked phone goes on writing on the last ticket by the burst rule")
+def test_a_revoked_phone_does_not_go_on_on_its_last_ticket(play: Play) -> None:
+    scene = field_scene(play)
+    number = scene.ticket("Boiler", scene.people["Ann Hill"], assignee=scene.accounts["Tom Field"])
+    scene.text(TOM, f"here {number}")
+    scene.perform(Revoke(scene.accounts["Tom Field"], TOM), after=10 * SECOND)
+    inbound = scene.text(TOM, "Hello, it is me, call me back on this number", after=30 * SECOND)
+    assert scene.outcome(inbound)[2] != number
+
+
+@FIXME(strict=True, reason="18: what waits to be sent to a revoked phone still goes there")
+def test_what_waits_for_a_revoked_phone_does_not_go_there(play: Play) -> None:
+    scene = field_scene(play)
+    number = scene.ticket("Boiler at 5 Mill Lane", scene.people["Ann Hill"], status="new")
+    actor = facts.accounts_by_id([1])[1]
+    desk.perform(scene.db.config, Assign(number, scene.accounts["Tom Field"]), actor, scene.now)  # not yet sent
+    desk.perform(scene.db.config, Revoke(scene.accounts["Tom Field"], TOM), actor, scene.now + SECOND)
+    scene.passes(MINUTE)
+    assert scene.said(TOM) in ([], [""])
+
+
+@FIXME(strict=True, reason="19: a command that was sent before the phone was enrolled is executed after")
+def test_a_command_from_before_the_enrolment_is_a_customers_text(play: Play) -> None:
+    scene, boiler, tap = with_two_tickets(play)
+    inbound = scene.text(ANN, f"done {boiler} and close it")
+    inbound = scene.text(ANN, f"close {tap}", after=10 * MINUTE) if scene.outcome(inbound)[0] != "parked" else inbound
+    assert scene.outcome(inbound)[0] == "parked"
+    with store.writing():
+        contact = row("select contact from account where id = ?", scene.accounts["Bob Field"])[0]
+        address = row("select id from address where value = ?", ANN)[0]
+        execute("delete from contact_address where address = ?", address)
+        insert(ContactAddress, contact=contact, address=address, verified_at=micros(scene.now))
+    scene.perform(Rule(inbound, Ruling("retry")))
+    scene.work()
+    assert [line[0] for line in rows("select status from ticket order by number")] == ["open", "open"]
+
+
+@FIXME(strict=True, reason="20: everybody who withholds his number owns every ticket without an address")
+def test_nobody_owns_a_ticket_without_an_address(play: Play) -> None:
+    scene = field_scene(play)
+    number = scene.ticket("From nobody", None, address="", status="closed", closed_at=micros(scene.now - 90 * DAY))
+    inbound = scene.text("anonymous", f"about #{number}: please send the file again")
+    assert scene.outcome(inbound)[2] != number
+
+
+@FIXME(strict=True, reason="21: whoever withholds his number opens a ticket with every text")
+def test_withheld_numbers_are_limited_as_machines_are(play: Play) -> None:
+    scene = field_scene(play)
+    before = scene.db.count("ticket")
+    for n in range(20):
+        scene.text("", f"Buy now, offer {n}", after=SECOND)
+    assert scene.db.count("ticket") - before <= 5
+
+
+@FIXME(strict=True, reason="22: a message of a shared phone that is moved to a new ticket becomes the first owner's")
+def test_a_moved_message_of_a_shared_phone_is_nobodys_yet(play: Play) -> None:
+    scene = field_scene(play)
+    scene.person("Zoe Hill", ANN, mail="zoe@home.example")
+    inbound = scene.text(ANN, "The tap drips")
+    first = scene.outcome(inbound)[2]
+    assert first is not None
+    assert scene.columns(first, "requester") == (None,)
+    entry = int(row("select entry from inbound where id = ?", inbound)[0])
+    second = scene.perform(Move(entry, None)).ticket
+    assert second is not None
+    assert scene.columns(second, "requester") == (None,)
+
+
+# -- consent and loops -----------------------------------------------------------------------------------------------
+
+
+@FIXME(strict=True, reason="23: STOP and START in turn are answered without any limit, also to machines and far countries")
+@pytest.mark.parametrize("phone", [ANN, "AMAZON", "+8821612345678"])
+def test_stop_and_start_in_turn_are_not_answered_for_ever(play: Play, phone: str) -> None:
+    scene = field_scene(play)
+    for n in range(30):
+        scene.text(phone, "STOP" if n % 2 == 0 else "START", after=20 * SECOND)
+    allowed = 3 if phone == ANN else 0
+    assert len(scene.kinds(phone)) <= allowed, scene.said(phone)[-2:]
+
+
+@FIXME(strict=True, reason="24: ALLOW lets one message through and keeps the sender blocked")
+def test_allowing_a_blocked_phone_allows_it(play: Play) -> None:
+    scene = field_scene(play)
+    with store.writing():
+        execute("insert into block (value, refused, at) values (?, ?, ?)", ANN, True, 0)
+    one = scene.text(ANN, "It is leaking")
+    assert scene.outcome(one)[:2] == ("parked", "blocked-sender")
+    scene.perform(Rule(one, Ruling("allow")))
+    scene.work()
+    assert scene.outcome(one)[0] == "done"
+    two = scene.text(ANN, "And the tap drips", after=5 * MINUTE)
+    assert scene.outcome(two)[0] == "done"
+
+
+# -- time ------------------------------------------------------------------------------------------------------------
+
+
+@FIXME(strict=True, reason="25: two aware times of one zone are subtracted as clocks, an hour off when the clocks change")
+@pytest.mark.parametrize("night", ["2026-10-24T22:30+01:00", "2026-10-25T00:30+01:00", "2027-03-27T23:30+00:00"])
+def test_the_quiet_night_ends_at_eight_when_the_clocks_change(night: str) -> None:
+    from gateway.config import SmsNumber, parse
+    from gateway.decide.notices import quiet_seconds
+    from tests.conftest import SETTINGS
+
+    now = datetime.fromisoformat(night)
+    config = parse(SETTINGS, {})
+    seconds = quiet_seconds(now, "Europe/London", SmsNumber(number=OURS), config)
+    from zoneinfo import ZoneInfo
+
+    ends = (now.astimezone(UTC) + timedelta(seconds=seconds)).astimezone(ZoneInfo("Europe/London"))
+    assert f"{ends:%H:%M}" == "08:00"
+
+
+@FIXME(strict=True, reason="26: after a stop of the server texts of hours ago count as one burst")
+def test_a_burst_is_by_when_it_was_sent(play: Play) -> None:
+    scene, boiler, tap = with_two_tickets(play)
+    one = scene.arrives(ANN, f"#{boiler} is cold again", at=scene.now - 5 * HOUR)
+    two = scene.arrives(ANN, "The other thing has got worse", after=SECOND, at=scene.now)
+    scene.work()
+    assert scene.outcome(one)[2] == boiler
+    assert scene.outcome(two)[1] != "burst"
+
+
+# -- odd input -------------------------------------------------------------------------------------------------------
+
+ODD = {
+    "1,600 emoji": "🔥" * 1600,
+    "half a character": "cold \ud83d again",
+    "NUL": "cold\x00 again",
+    "only NUL": "\x00",
+    "a huge number": "#99999999999 done",
+    "a command with a huge number": "done 99999999999",
+    "just beyond 2**31": "done #2147483648",
+    "ten digits": "#2147483648: hello",
+    "2**31 - 1": "#2147483647 hello",
+    "nine digits": "done 999999999",
+    "Arabic digits": "done ١٠٠١",
+    "an Arabic choice": "١",
+    "Bengali choice": "২",
+    "superscript": "²",
+    "circled": "②",
+    "Roman": "Ⅱ",
+    "braces": "{0} {text} {x!r} {__class__} %s %(a)s",
+    "right to left": "\u202edone 1001\u202c",
+    "only spaces": " \u200b\u2003\n",
+    "star": "*",
+    "a PIN alone": "4821*",
+    "stars": "4821*4821*4821* done 1001",
+    "many lines": "\n" * 1600,
+    "many numbers": "#1001 " * 260,
+    "quotes": "'" * 1600,
+    "liked": 'Liked "' + "a" * 1500 + '"',
+    "hold for ever": "hold 1001 999w",
+    "eta": "eta 1001 99:99",
+    "assign nobody": "assign 1001 @",
+    "undo a number": "undo 99999",
+    "status": "status 99999999999",
+    "show 0": "show 0",
+    "minus": "done -1",
+}
+
+
+@pytest.mark.parametrize("phone", [ANN, TOM, "AMAZON", "", OURS], ids=["customer", "technician", "machine", "withheld", "ours"])
+@pytest.mark.parametrize("words", ODD.values(), ids=ODD)
+def test_odd_texts_are_decided_like_any_other(play: Play, words: str, phone: str) -> None:
+    scene = field_scene(play)
+    ann = scene.people["Ann Hill"]
+    scene.ticket("{number} {0} " + "Я" * 100 + "🔥" * 30, ann, assignee=scene.accounts["Tom Field"])
+    scene.ticket("{{}}%s" + "x" * 150, ann, assignee=scene.accounts["Tom Field"])
+    inbound = scene.text(phone, words)
+    assert scene.outcome(inbound)[0] in ("done", "parked"), row("select trace from inbound where id = ?", inbound)[0]
+    scene.text(phone, "1")
+    scene.passes(2 * HOUR)
+    from gateway.segments import count
+
+    assert [said for said in scene.said(phone) if count(said).segments != 1] == []
+    from gateway.store import audit
+
+    assert audit.check() is None if hasattr(audit, "check") else True
