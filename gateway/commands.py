@@ -424,6 +424,13 @@ def read(text: str) -> Said:
     return _carrier(plain) or _read(plain)
 
 
+def without_pin(text: str) -> str:
+    """The words without a code in front, however that was written: it stands in no list and no history."""
+    plain = normalise(text)
+    pin = PIN.match(plain)
+    return plain[pin.end() :] if pin else text
+
+
 def _carrier(text: str) -> Said | None:
     """The words that phone companies act on, alone in their message."""
     words = re.findall(r"[^\W_]+", text)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from gateway.config import SmsNumber
-from gateway.values import Asked, InboundState, NoticeKind, QuestionKind, TextFacts, TicketFacts
+from gateway.values import Asked, NoticeKind, QuestionKind, TextFacts, TicketFacts
 
 BURST = timedelta(seconds=120)
 MENU_ANSWERED = timedelta(hours=24)  # as long as a digit answers a menu
@@ -46,13 +46,14 @@ class Heading:
 
     text: str
     choice: int | None
+    by_word: bool  # YES, not a digit
     facts: TextFacts
     way: SmsNumber
 
 
-def choose(text: str, choice: int | None, facts: TextFacts, way: SmsNumber) -> Landing:
+def choose(text: str, choice: int | None, by_word: bool, facts: TextFacts, way: SmsNumber) -> Landing:
     """The first rule that fires; with the note on numbers that are none of the writer's."""
-    heading = Heading(text, choice, facts, way)
+    heading = Heading(text, choice, by_word, facts, way)
     found = next((landing for rule in RULES if (landing := rule(heading)) is not None), Landing("new"))
     strange = [n for n in numbers(text) if not _his(n, facts)]
     return replace(found, notes=tuple(f"mentions #{n}" for n in strange))
@@ -81,6 +82,8 @@ def _choice(heading: Heading) -> Landing | None:
     menu = answerable_menu(heading.facts)
     if heading.choice is None or menu is None or not 1 <= heading.choice <= len(menu.options):
         return None
+    if heading.by_word and menu.state != "open":
+        return None
     chosen = menu.options[heading.choice - 1]
     return Landing("menu", chosen, question=menu, new=chosen is None)
 
@@ -104,12 +107,13 @@ def _waits_already(heading: Heading) -> Landing | None:
 def _burst(heading: Heading) -> Landing | None:
     """T5: it goes on where the last message, at most two minutes ago, went."""
     facts = heading.facts
-    if not facts.heard or facts.now - facts.heard[0].at > BURST:
+    if not facts.heard or facts.at - facts.heard[0].at > BURST:
         return None
     # The answer "something new" is on no ticket itself: the message that waited for it is.
     same = [h for h in facts.heard if h.reason == "menu"] if facts.heard[0].reason == "menu" else facts.heard[:1]
     ticket = next((h.ticket for h in same if h.ticket in facts.tickets), None)
-    return Landing("burst", ticket) if ticket else None
+    # What one of us wrote by his phone before it was revoked does not make its ticket his.
+    return Landing("burst", ticket) if ticket and (ticket in facts.candidates or _his(ticket, facts)) else None
 
 
 def _only_one(heading: Heading) -> Landing | None:
@@ -159,23 +163,17 @@ def open_menu(facts: TextFacts) -> Asked | None:
 
 def answerable_menu(facts: TextFacts) -> Asked | None:
     """The newest menu that a digit still answers, although its messages may have been put by a guess meanwhile."""
-    found = [q for q in _menus(facts) if q.state in ("open", "guessed") and facts.now - q.created_at <= MENU_ANSWERED]
-    return found[0] if found else None
+    menu = next((q for q in _menus(facts) if q.state in ("open", "guessed")), None)
+    if menu is None or menu.kind is QuestionKind.UNASKED or facts.now - menu.created_at > MENU_ANSWERED:
+        return None
+    # Once a person has written to him since, a digit is about what that person said.
+    answers = (s for s in facts.sent if s.kind is NoticeKind.ANSWER and s.number == facts.number)
+    return None if any(sent.at > menu.created_at for sent in answers) else menu
 
 
 def _menus(facts: TextFacts) -> Iterable[Asked]:
-    return (q for q in facts.questions if q.kind is QuestionKind.MENU and not q.command and q.number == facts.number)
-
-
-def likeliest(options: Iterable[int | None], facts: TextFacts) -> int | None:
-    """Of what was offered, the ticket with the newest activity."""
-    tickets = [facts.tickets[n] for n in options if n and n in facts.tickets]
-    return max(tickets, key=_activity).number if tickets else None
-
-
-def _activity(ticket: TicketFacts) -> tuple[bool, float, int]:
-    at = ticket.updated_at
-    return (at is not None, at.timestamp() if at else 0.0, ticket.number)
+    kinds = (QuestionKind.MENU, QuestionKind.UNASKED)
+    return (q for q in facts.questions if q.kind in kinds and not q.command and q.number == facts.number)
 
 
 def _his(number: int, facts: TextFacts) -> bool:
@@ -185,9 +183,9 @@ def _his(number: int, facts: TextFacts) -> bool:
 
 def belongs(ticket: TicketFacts, facts: TextFacts) -> bool:
     """Is it a ticket of somebody with this phone, or of his organisation?"""
-    people = facts.phone.people
+    people, number = facts.phone.people, facts.phone.number
     return (
-        facts.phone.number in (ticket.requester_address, *ticket.participants)
+        (bool(number) and number in (ticket.requester_address, *ticket.participants))
         or any(ticket.requester == person.contact for person in people)
         or any(ticket.organisation == person.organisation for person in people if person.organisation)
     )
@@ -203,8 +201,3 @@ def number_for(numbers: Sequence[str], ticket: int | None, bindings: Iterable[tu
     own = next((number for number, (bound, _) in used.items() if bound == ticket), None)
     free = next((number for number in numbers if number not in used), None)
     return own or free or min(used, key=lambda number: used[number][1])
-
-
-def waits_with(heard_state: InboundState, reason: str) -> bool:
-    """Is a received message one that waits for the answer to a menu?"""
-    return heard_state is InboundState.PARKED and reason == "needs-sorting"

@@ -222,7 +222,7 @@ def _write_one(desk: Desk, waiting: intake.Waiting, future: Future[Understood | 
                 decision, message = _decide(desk.config, desk.keys, desk.caps, waiting, found, now), found.message
             fail_point("process.decided")
             writer.apply(decision, now, waiting.id, message)
-            desk.again |= bool(decision.rulings)
+            desk.again |= bool(decision.answers)
             fail_point("process.applied")
     except (OperationalError, Temporary):
         raise  # nothing of this group is written, all of it is tried again

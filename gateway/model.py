@@ -334,6 +334,7 @@ class Inbound(Table):
     trace = TextField(default="[]")
     attempts = IntegerField(default=0)
     ruling = TextField(default="")
+    question = BigIntegerField(null=True)  # the menu whose answer it waits for
     done_at = UtcField(null=True)
 
 
@@ -341,6 +342,7 @@ Inbound.add_index(Inbound.id, where=SQL("state = 'new'"), name="inbound_new")
 Inbound.add_index(Inbound.state, Inbound.id, where=SQL("state in ('parked', 'failed')"), name="inbound_waiting")
 Inbound.add_index(Inbound.message_id, where=SQL("message_id <> ''"), name="inbound_message_id")
 Inbound.add_index(Inbound.sender, Inbound.id, where=SQL("sender <> ''"), name="inbound_sender")
+Inbound.add_index(Inbound.question, where=SQL("question is not null"), name="inbound_question")
 Inbound.add_index(Inbound.received_at, name="inbound_received")
 
 

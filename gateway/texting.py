@@ -11,7 +11,6 @@ from datetime import datetime
 
 from gateway import commands, phones
 from gateway.config import Config, SmsNumber
-from gateway.decide.field import PIN
 from gateway.decide.pieces import fresh_subject
 from gateway.decide.text import TextCase, decide_text
 from gateway.decide.undelivered import decide_receipt
@@ -59,7 +58,7 @@ def understood(sms: Sms, config: Config) -> InboundMessage:
     """The message that the mailroom's columns and the timeline know."""
     at = place(sms, config)
     sender = NamedAddress("", at.sender if at else "")
-    text = PIN.sub("****", sms.text)  # a code stands in no list and no history
+    text = commands.without_pin(sms.text)  # a code stands in no list and no history
     words = " ".join(text.lower().split())
     content = hashlib.sha256(f"{words} {[m.url for m in sms.media]}".encode("utf-8", "replace")).hexdigest()
     return InboundMessage(
@@ -89,7 +88,7 @@ def decide(
     at = place(sms, config)
     if at is None:
         return Decision(InboundState.PARKED, "needs-sorting", (Step("parked", NO_NUMBER, hit=True),)), said
-    known = texts.for_text(at.sender, at.number, sms.text, said.number, at.way, inbound, ruling, now)
+    known = texts.for_text(at.sender, at.number, sms.text, said.number, at.way, inbound, ruling, now, received)
     case = TextCase(sms, said, message, known, config, at.way, caps, received)
     decision = decide_text(case)
     steps = (Step("read", _read_as(said)), *decision.trace)
@@ -116,15 +115,14 @@ def expire_questions(now: datetime) -> bool:
     executed and stays in sight. True when messages wait to be decided again. Inside `writing()`."""
     woken = False
     for asked in texts.expired(now):
-        if asked.kind is not QuestionKind.MENU or asked.command:
-            update("question", "id", asked.id, state="over")
+        if asked.kind not in (QuestionKind.MENU, QuestionKind.UNASKED) or asked.command:
+            update("question", "id", asked.id, state="over" if not asked.command else "late")
             continue
         when = texts.activity(asked.options)
         # Of those that are as new the first stands: the menu was sorted by activity.
         likeliest = max((n for n in asked.options if n in when), key=lambda n: when[n or 0], default=None)
         ruling = Ruling("guess", likeliest) if likeliest else Ruling("new")
-        for inbound in texts.waiting_with(asked):
-            woken |= intake.rule(inbound, ruling)
+        woken |= intake.rule_waiting(asked.id, ruling)
         update("question", "id", asked.id, state="guessed")
     return woken
 

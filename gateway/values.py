@@ -184,6 +184,7 @@ class QuestionKind(StrEnum):
     """What was last asked of, or listed to, a phone."""
 
     MENU = "menu"  # which ticket do you mean? something is held until the answer
+    UNASKED = "unasked"  # the same, where nothing may be sent: it only ends by a guess
     LIST = "list"  # lines that "done 2" refers to
     JOB = "job"  # will you take this job? a bare "ok" says yes
     CODE = "code"  # a command that waits for its one-time code
@@ -451,6 +452,7 @@ class Person:
     account: Account | None = None
     opted_out: bool = False
     bounced: bool = False
+    shared: bool = False  # a phone that several people have
 
 
 @dataclass(frozen=True, slots=True)
@@ -601,15 +603,19 @@ class SentText:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """An SMS that came from the phone before. `guessed` says which question's guess brought it to its ticket."""
+    """An SMS that came from the phone before. `ticket` is where it lies now, `landed` where it was put at first,
+    `question` what it waits for, or waited for."""
 
     inbound: int
     at: datetime
     ticket: int | None
+    landed: int | None
     entry: int | None
     state: InboundState
     reason: str
     content_hash: str
+    subject: str
+    question: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -624,7 +630,8 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Ordered:
-    """A command that one of us gave before, with the columns of the ticket as they were."""
+    """A command that one of us gave before. `before` are the columns of the ticket as they were, of those that nobody
+    has changed since; `overtaken` says that somebody has."""
 
     entry: int
     ticket: int
@@ -632,6 +639,7 @@ class Ordered:
     at: datetime
     before: Mapping[str, Any]
     undone: bool
+    overtaken: bool = False
     told: tuple[Told, ...] = ()
 
 
@@ -644,6 +652,7 @@ class TextFacts:
     """
 
     now: datetime
+    at: datetime  # when it was sent
     phone: Phone
     number: str  # ours, that was written to
     tickets: Mapping[int, TicketFacts] = field(default_factory=dict)
@@ -659,7 +668,10 @@ class TextFacts:
     blocked: bool = False
     new_tickets: int = 0  # from this phone within the hour
     commands: int = 0  # from this phone within ten minutes
+    wrong_codes: int = 0  # from this phone within the hour
+    on_its_way: tuple[int, ...] = ()  # SMS to this phone, because it is one of ours, that have not left
     ruling: Ruling | None = None
+    waits_for: int | None = None  # the question whose answer this very message waited for
     code: str = ""  # a fresh one, should one be needed
 
 
@@ -687,7 +699,6 @@ class NewTicket:
     team: str = ""
     assignee: int | None = None
     acquisition: str = "mail"
-    shared: bool = False  # the address is several people's: nobody knows yet whose request it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -742,8 +753,7 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A question that is now open. `held` says that this very message waits for the answer; a ticket of -1 in
-    `options` stands for the one that is opened by the decision."""
+    """A question that is now open. `held` says that this very message waits for the answer."""
 
     number: str
     phone: str
@@ -785,7 +795,8 @@ class Decision:
     results: tuple[tuple[int, Receipt], ...] = ()  # (outbox id, what became of it)
     asks: tuple[Ask, ...] = ()
     question_changes: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
-    rulings: tuple[tuple[int, Ruling], ...] = ()  # received messages that are decided again
+    waits_for: int | None = None  # the open question whose answer this message waits for, too
+    answers: tuple[tuple[int, Ruling], ...] = ()  # questions whose waiting messages are decided again, by this ruling
     enrolments: tuple[Enrolment, ...] = ()
     moved: tuple[int, ...] = ()  # entries that now lie on this decision's ticket
     remember: bool = False  # the first entry keeps the changed columns as they were: it can be undone

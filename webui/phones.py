@@ -12,6 +12,7 @@ from gateway import queries
 from gateway.decide.enrolment import LIFE
 from gateway.phones import spoken
 from gateway.values import Action, Enrol, Permanent, Revoke, Role, Verify
+from webui import sms
 from webui.context import me, now, number, page, perform, site
 
 pages = Blueprint("phones", __name__)
@@ -79,7 +80,12 @@ def _account() -> int:
 
 
 def _phone() -> str:
-    return request.form.get("phone", "").strip()[:64]
+    """In one spelling, or as typed: then the desk says what is wrong with it."""
+    typed = request.form.get("phone", "").strip()[:64]
+    try:
+        return sms.typed_phone(typed, "")
+    except ValueError:
+        return typed
 
 
 def _do(action: Action, words: str, form: str) -> Response:

@@ -162,4 +162,5 @@ def revoke(action: Revoke, phone: str, facts: TextFacts) -> Decision:
         "revoked",
         enrolments=(Enrolment(account.contact, phone, False),),
         question_changes=over,
+        outbox_changes={id: {"state": "cancelled", "result": "the phone was revoked"} for id in facts.on_its_way},
     )

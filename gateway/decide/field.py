@@ -55,7 +55,6 @@ LIST_LIFE = timedelta(hours=24)
 OLD = timedelta(days=30)
 COMMANDS_OFF = timedelta(hours=1)
 OFFERED, LISTED = 4, 8  # lines of a menu, of a list
-PIN = re.compile(r"^\s*\d{3,8}\s*\*\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +97,7 @@ def by_sms(case: TextCase) -> Decision | None:
         return None
     order = Order(
         said=case.said,
-        text=PIN.sub("", case.sms.text),
+        text=commands.without_pin(case.sms.text),
         account=account,
         channel=Channel.SMS,
         facts=case.facts,
@@ -133,7 +132,7 @@ def _ruled(order: Order) -> Decision:
     return _note_on(order, ticket, order.text)
 
 
-EXECUTED = frozenset({"command", "note", "mine", "show", "commands", "undone"})
+EXECUTED = frozenset({"command", "mine", "show", "commands", "undone"})
 
 
 def executes(said: Said, decision: Decision) -> bool:
@@ -197,22 +196,26 @@ def _free_text(order: Order) -> Decision:
 
 
 def _choice(order: Order) -> Decision:
-    """A digit answers the newest question."""
+    """A digit answers the newest menu; where none is newer, 1 takes a job that was offered, and a list's line is
+    shown. For a menu that has ended it does nothing."""
     n = order.said.n or 1
     for asked in order.facts.questions:
-        if (
-            asked.kind is QuestionKind.MENU
-            and asked.command
-            and asked.state == "open"
-            and asked.expires_at > order.facts.now
-        ):
-            return _chosen(order, asked, n)
-        if asked.kind is QuestionKind.JOB and asked.state == "open" and n == 1 and asked.expires_at > order.facts.now:
+        open_still = asked.state == "open" and asked.expires_at > order.facts.now
+        if asked.kind is QuestionKind.MENU and asked.command and order.facts.now - asked.created_at < TALKED_ABOUT:
+            if open_still:
+                return _chosen(order, asked, n)
+            break
+        if asked.kind is QuestionKind.JOB and open_still and n == 1 and not _menu_open(order):
             return _command(replace(order, said=Said(SaidKind.COMMAND, Verb.TAKE, asked.options[0])))
-        if asked.kind is QuestionKind.LIST and order.facts.now - asked.created_at < LIST_LIFE:
+        if asked.kind is QuestionKind.LIST and order.facts.now - asked.created_at < LIST_LIFE and not _menu_open(order):
             return _command(replace(order, said=Said(SaidKind.COMMAND, Verb.SHOW, n)))
     told = _answer(order, NoticeKind.USAGE, say="usage")
     return Decision(PARKED, "needs-sorting", order.step("a digit, and nothing was asked"), notices=told)
+
+
+def _menu_open(order: Order) -> bool:
+    menus = (q for q in order.facts.questions if q.kind is QuestionKind.MENU and q.command and q.state == "open")
+    return any(menu.expires_at > order.facts.now for menu in menus)
 
 
 def _chosen(order: Order, asked: Asked, n: int) -> Decision:
@@ -225,7 +228,7 @@ def _chosen(order: Order, asked: Asked, n: int) -> Decision:
         "menu",
         order.step(f"means #{number}"),
         ticket=number,
-        rulings=((asked.held, Ruling("ticket", number)),),
+        answers=((asked.id, Ruling("ticket", number)),),
         question_changes={asked.id: {"state": "answered"}},
     )
 
@@ -329,14 +332,15 @@ def _unknown(order: Order, number: int) -> Decision:
 
 
 def _needs_code(order: Order, ticket: TicketFacts) -> str:
-    """Why the command needs a one-time code, "" when the phone in the hand is enough (sms.md 4.5)."""
+    """Why the command needs a one-time code, "" when the phone in the hand is enough (sms.md 4.5). By what it does:
+    AGAIN and REPLY open a closed ticket as REOPEN does."""
     if order.channel is not Channel.SMS:
         return ""
     risky = order.config.field.needs_code
     if order.said.verb is Verb.REPLY and "reply-others" in risky and ticket.assignee != order.account.id:
         return "it is not his ticket"
     old = ticket.closed_at is not None and order.facts.now - ticket.closed_at > OLD
-    if order.said.verb is Verb.REOPEN and "reopen-old" in risky and old:
+    if order.said.verb in (Verb.REOPEN, Verb.AGAIN, Verb.REPLY) and "reopen-old" in risky and old:
         return "it was closed more than 30 days ago"
     return ""
 
@@ -387,9 +391,7 @@ def _ask_for_code(order: Order, ticket: TicketFacts, why: str) -> Decision:
 
 def _wrong_code(order: Order, ticket: TicketFacts, asked: Asked) -> Decision:
     """The fifth within the hour switches the phone's commands off, and the office is told."""
-    lately = [q for q in order.facts.questions if q.kind is QuestionKind.CODE]
-    tries = 1 + sum(q.tries for q in lately if order.facts.now - q.created_at < COMMANDS_OFF)
-    off = tries >= TRIES
+    off = order.facts.wrong_codes + 1 >= TRIES
     told = _answer(order, NoticeKind.CODE, key="code:{inbound}", say="commands-off" if off else "wrong-code")
     words = {"words": f"Five wrong codes came from {order.name}'s phone: it gives no commands for an hour."}
     alarms = [_mail(account, f"codes:{{inbound}}:{account.id}", words) for account in order.facts.staff] if off else []
@@ -402,6 +404,7 @@ def _wrong_code(order: Order, ticket: TicketFacts, asked: Asked) -> Decision:
         notices=(*told, *alarms),
         question_changes={asked.id: {"tries": asked.tries + 1, "state": "replaced" if off else "open"}},
         address_changes=until,
+        counts=(Count("wrong-code", order.facts.phone.number),),
     )
 
 
@@ -439,7 +442,7 @@ def _drop(order: Order, ticket: TicketFacts) -> Decision:
 
 
 def _eta(order: Order, ticket: TicketFacts) -> Decision:
-    at = commands.when(order.said, order.facts.now, order.zone)
+    at = commands.when(order.said, order.facts.at, order.zone)
     if at is None:
         return _misused(order, ticket, Verb.ETA)
     local = at.astimezone(order.zone)
@@ -454,7 +457,7 @@ def _here(order: Order, ticket: TicketFacts) -> Decision:
 def _note(order: Order, ticket: TicketFacts) -> Decision:
     if not (order.said.text or order.media or order.files):
         return _misused(order, ticket, Verb.NOTE)
-    return _note_on(order, ticket, order.said.text)
+    return replace(_note_on(order, ticket, order.said.text), reason="command")
 
 
 def _note_on(order: Order, ticket: TicketFacts, text: str) -> Decision:
@@ -480,7 +483,7 @@ def _hold(order: Order, ticket: TicketFacts) -> Decision:
     if ticket.status is Status.CLOSED:
         return _already(order, ticket, "is-closed")
     morning = replace(order.said, until="tomorrow", span=None)
-    at = commands.when(order.said, order.facts.now, order.zone) or commands.when(morning, order.facts.now, order.zone)
+    at = commands.when(order.said, order.facts.at, order.zone) or commands.when(morning, order.facts.at, order.zone)
     assert at is not None, "tomorrow always comes"
     shown = f"{at.astimezone(order.zone):%a %d %b %H:%M}"
     changes = {"status": Status.WAITING, "snoozed_until": at, "next_at": at}
@@ -524,7 +527,7 @@ def colleagues(name: str, accounts: Any, but: int) -> list[Account]:
 
 
 def _again(order: Order, ticket: TicketFacts) -> Decision:
-    at = commands.when(order.said, order.facts.now, order.zone)
+    at = commands.when(order.said, order.facts.at, order.zone)
     told = notices.to_assignee(None, order.facts, 0, but=order.account.id, config=order.config)
     changes: dict[str, Any] = {"status": Status.OPEN, "closed_at": None, "closing_reason": "", "unread": True}
     data = {"at": at.isoformat()} if at else {}
@@ -680,6 +683,9 @@ def _undo(order: Order) -> Decision:
         told = _answer(order, NoticeKind.ECHO, say="nothing-to-undo")
         return Decision(DONE, "nothing-to-undo", order.step("nothing to undo"), notices=told)
     ticket = order.facts.tickets[last.ticket]
+    if last.overtaken:
+        told = _echo(order, ticket, "overtaken", entry=None, verb=last.verb.upper())
+        return Decision(DONE, "overtaken", order.step("somebody changed it since"), ticket=ticket.number, notices=told)
     held = [t for t in last.told if t.state in (OutboxState.HELD, OutboxState.READY)]
     gone = next(
         (t for t in last.told if t.state in (OutboxState.SENT, OutboxState.SENDING, OutboxState.UNCERTAIN)), None
@@ -780,7 +786,13 @@ def _echo(order: Order, ticket: TicketFacts, say: str, entry: int | None = 0, **
 
 
 def _answer(order: Order, kind: NoticeKind, entry: int | None = None, key: str = "", **data: Any) -> tuple[Notice, ...]:
-    """To the phone or the mailbox on file, by the way he wrote; his ticket's number keeps the conversation together."""
+    """To the phone or the mailbox on file, by the way he wrote. Nothing when what he writes is no command, again and
+    again: it may be a machine that answers ours."""
+    if (
+        order.said.kind is not SaidKind.COMMAND
+        and _no_command_lately(order) >= order.config.limits.sms_automatic_per_hour
+    ):
+        return ()
     key = key or f"{kind}:{{inbound}}"
     if order.channel is not Channel.SMS or order.facts.phone.opted_out:
         shown = NoticeKind.ECHO
@@ -797,6 +809,16 @@ def _answer(order: Order, kind: NoticeKind, entry: int | None = None, key: str =
             data=data,
         ),
     )
+
+
+def _no_command_lately(order: Order) -> int:
+    """How many texts in a row, within the hour, were no commands."""
+    count = 0
+    for heard in order.facts.heard:
+        if heard.reason in EXECUTED or order.facts.now - heard.at > COMMANDS_OFF:
+            break
+        count += 1
+    return count
 
 
 def _spoken(order: Order, verb: Verb | None) -> dict[str, Any]:

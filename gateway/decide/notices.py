@@ -7,7 +7,7 @@ written to as he last wrote, where that is wanted and possible.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta
 from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
@@ -90,7 +90,7 @@ def quiet_seconds(now: datetime, time_zone: str, way: SmsNumber, config: Config)
     morning = datetime.combine(local.date(), end, zone)
     if morning <= local:
         morning = datetime.combine(local.date() + timedelta(days=1), end, zone)
-    return (morning - local).total_seconds()
+    return (morning.astimezone(UTC) - now).total_seconds()  # in UTC: a night may have an hour more or less
 
 
 # -- to one of us ------------------------------------------------------------------------------------------------

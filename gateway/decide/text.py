@@ -19,9 +19,11 @@ from gateway.decide import enrolment, field, notices
 from gateway.decide.pieces import fresh_subject, reopened
 from gateway.values import (
     Ask,
+    Asked,
     Caps,
     Channel,
     ContactKind,
+    Count,
     Decision,
     InboundMessage,
     InboundState,
@@ -123,6 +125,8 @@ class TextCase:
 def decide_text(case: TextCase) -> Decision:
     """The one decision about a received SMS."""
     decision = next((found for check in CHECKS if (found := check(case)) is not None), None) or _customer(case)
+    if case.ruled == "allow" and case.phone:
+        decision = replace(decision, blocks=((case.phone, False),))
     return _guarded(case, decision)
 
 
@@ -143,7 +147,7 @@ def _consent(case: TextCase) -> Decision | None:
     if by_provider == "START" or case.said.kind is SaidKind.OPT_IN:
         return _opted_in(case, by_provider)
     if by_provider == "HELP" or case.said.kind is SaidKind.HELP:
-        told = _consent_notice(case, "help", by_provider) if not _silent(case) else ()
+        told = _consent_notice(case, "help", by_provider) if not case.facts.phone.opted_out else ()
         return Decision(InboundState.DONE, "help", case.step("T0", "asks for help"), notices=told)
     return None
 
@@ -199,7 +203,7 @@ def _on_every_ticket(case: TextCase, what: str) -> tuple[Decision, ...]:
 
 def _consent_notice(case: TextCase, say: str, by_provider: str) -> tuple[Notice, ...]:
     """Only where the provider does not answer by itself; written down with the block, and let through by it."""
-    if by_provider or case.caps.handles_opt_out or not case.phone:
+    if by_provider or case.caps.handles_opt_out or _silent(case, but_opted_out=True):
         return ()
     return (_sms(case, NoticeKind.CONSENT, "consent:{inbound}", None, say=say),)
 
@@ -296,7 +300,8 @@ def _customer(case: TextCase) -> Decision:
     if case.as_customer:
         return _open(case, "new-by-word")
     choice = case.said.n if case.said.kind is SaidKind.CHOICE else 1 if case.said.kind is SaidKind.OPT_IN else None
-    landing = conversation.choose(case.sms.text, choice, case.facts, case.way)
+    by_word = case.said.kind is SaidKind.OPT_IN
+    landing = conversation.choose(case.sms.text, choice, by_word, case.facts, case.way)
     if landing.reason == "menu":
         return _chosen(case, landing)
     if landing.reason == "needs-sorting":
@@ -330,16 +335,16 @@ def _by_ruling(case: TextCase) -> Decision | None:
 
 def _opened_before(case: TextCase) -> TicketFacts | None:
     """ "Something new": the first message that waited opens the ticket, those that waited with it follow."""
-    menu = next((q for q in case.facts.questions if q.kind is QuestionKind.MENU and not q.command and q.held), None)
-    if menu is None or menu.held is None:
-        return None
-    earlier = (h for h in case.facts.heard if h.inbound >= (menu.held or 0) and h.reason == "menu" and h.entry)
+    earlier = [h for h in case.facts.heard if h.question is not None and h.question == case.facts.waits_for and h.entry]
     return next((case.facts.tickets[h.ticket] for h in earlier if h.ticket and h.ticket in case.facts.tickets), None)
 
 
 def _new_or_limited(case: TextCase, landing: Landing) -> Decision:
     """T9: a new ticket, at most so many an hour; beyond that it goes to the last."""
     limit = case.config.limits.new_sms_tickets_per_hour
+    if case.facts.new_tickets >= limit and not case.phone:
+        words = f"{case.facts.new_tickets} new tickets of withheld numbers within the hour"
+        return Decision(InboundState.PARKED, "over-limit", case.step("parked", words))
     put = (h.ticket for h in case.facts.heard if h.ticket in case.facts.tickets)
     last = next(put, next(iter(case.facts.candidates), None))
     if case.facts.new_tickets >= limit and last is not None:
@@ -379,7 +384,6 @@ def _open(case: TextCase, reason: str, why_silent: str = "", notes: tuple[str, .
     data = {"acknowledged": not why_not, "why_not": why_not}
     event = NewEntry(Kind.EVENT, Channel.SMS, reason="opened", data=data)
     answer_by = case.facts.now + timedelta(hours=case.inbox.answer_hours)
-    people = case.facts.phone.people
     told = () if why_not else (_acknowledgement(case),)
     return Decision(
         InboundState.DONE,
@@ -397,11 +401,11 @@ def _open(case: TextCase, reason: str, why_silent: str = "", notes: tuple[str, .
             kind=case.inbox.kind,
             team=case.inbox.team,
             acquisition=Channel.SMS,
-            shared=len(people) > 1,
         ),
         entries=(entry, event),
         changes={"due_at": answer_by, "next_at": answer_by},
         notices=(*told, *notices.to_assignee(None, case.facts, 0, but=None, config=case.config)),
+        counts=() if case.phone else (Count("ticket", "withheld"),),
     )
 
 
@@ -424,15 +428,15 @@ def _why_no_acknowledgement(case: TextCase) -> str:
     return _silent(case)
 
 
-def _silent(case: TextCase) -> str:
-    """Why nothing may go to this phone by itself, "" when it may."""
+def _silent(case: TextCase, but_opted_out: bool = False) -> str:
+    """Why nothing may go to this phone by itself, "" when it may. What confirms STOP goes although he wants no SMS."""
     facts, limits = case.facts, case.config.limits
     hour, day = passive(facts, HOUR), passive(facts, DAY)
     reasons: tuple[tuple[bool, str], ...] = (
         (not case.phone, "the number is withheld"),
         (case.way.one_way or not case.caps.two_way, "our sender cannot be answered"),
         (phones.is_machine(case.phone) or case.config.way(case.phone) is not None, "a machine wrote it"),
-        (facts.phone.opted_out, "this number wants no SMS"),
+        (facts.phone.opted_out and not but_opted_out, "this number wants no SMS"),
         (_far_away(case), "a number of a country that gets no automatic SMS"),
         (_behaves_like_a_machine(case), "it behaves like a machine"),
         (hour >= limits.sms_automatic_per_hour, "this number got enough this hour"),
@@ -495,6 +499,7 @@ def _ask(case: TextCase, landing: Landing) -> Decision:
     """T8: it waits, in sight, and he is asked once."""
     tickets = [case.facts.tickets[n] for n in landing.offered]
     words = "waits with the message that he was asked about"
+    waits_for = landing.question.id if landing.question else None
     ask: tuple[Ask, ...] = ()
     told: tuple[Notice, ...] = ()
     if tickets:
@@ -504,7 +509,8 @@ def _ask(case: TextCase, landing: Landing) -> Decision:
         told = () if why_not else (_sms(case, NoticeKind.MENU, "menu:{inbound}", None, say="menu", lines=lines),)
         end = case.facts.now + conversation.MENU_GUESSED
         options = (*(t.number for t in tickets), None)
-        ask = (Ask(case.facts.number, case.phone, QuestionKind.MENU, end, options, held=True),)
+        kind = QuestionKind.UNASKED if why_not else QuestionKind.MENU
+        ask = (Ask(case.facts.number, case.phone, kind, end, options, held=True),)
     return Decision(
         InboundState.PARKED,
         "needs-sorting",
@@ -512,6 +518,7 @@ def _ask(case: TextCase, landing: Landing) -> Decision:
         contact=_contact(case),
         notices=told,
         asks=ask,
+        waits_for=waits_for,
     )
 
 
@@ -528,53 +535,49 @@ def _chosen(case: TextCase, landing: Landing) -> Decision:
     return _with_the_others(Decision(InboundState.DONE, "menu", steps, ticket=number), case, menu, number)
 
 
-def _with_the_others(decision: Decision, case: TextCase, menu: Any, number: int | None) -> Decision:
+def _with_the_others(decision: Decision, case: TextCase, menu: Asked, number: int | None) -> Decision:
     """The messages that waited for the menu's answer are decided again, by it."""
     ruling = Ruling("ticket", number) if number is not None else Ruling("new")
-    waiting = [h.inbound for h in reversed(case.facts.heard) if h.inbound >= menu.held and _waits(h)]
     return replace(
         decision,
-        rulings=(*decision.rulings, *((inbound, ruling) for inbound in waiting)),
+        answers=(*decision.answers, (menu.id, ruling)),
         question_changes={**decision.question_changes, menu.id: {"state": "answered"}},
     )
 
 
-def _waits(heard: Any) -> bool:
-    return conversation.waits_with(heard.state, heard.reason)
-
-
 def _moved(case: TextCase, landing: Landing, steps: tuple[Step, ...]) -> Decision:
+    """He answers after the guess: what it brought to another ticket moves, unless a person has moved it meanwhile."""
     menu = landing.question
     assert menu is not None, "a choice answers a menu"
-    assert menu.held is not None, "a menu holds a message"
-    heard = [h for h in case.facts.heard if h.inbound >= menu.held and h.reason == "guessed" and h.entry and h.ticket]
-    moving = [h for h in reversed(heard) if h.ticket != landing.ticket]
-    answered = {menu.id: {"state": "answered"}}
+    put = [h for h in reversed(case.facts.heard) if h.question == menu.id and h.reason == "guessed" and h.entry]
+    moving = [h for h in put if h.ticket == h.landed and h.ticket != landing.ticket]
     if not moving:
-        return Decision(InboundState.DONE, "menu", steps, ticket=landing.ticket, question_changes=answered)
+        return _with_the_others(
+            Decision(InboundState.DONE, "menu", steps, ticket=landing.ticket), case, menu, landing.ticket
+        )
     arrive = tuple(_event("moved-in", entry=h.entry, source=h.ticket) for h in moving)
     leave = tuple(
         Decision(InboundState.DONE, "moved-out", ticket=h.ticket, entries=(_event("moved-out", entry=h.entry),))
         for h in moving
     )
-    common: dict[str, Any] = {
-        "moved": tuple(h.entry for h in moving if h.entry),
-        "also": leave,
-        "question_changes": answered,
-    }
-    if landing.ticket is None:
-        opened = _open(case, "menu")
-        return replace(opened, **common, entries=(*arrive, opened.entries[1]))
-    ticket = case.facts.tickets[landing.ticket]
-    return Decision(
-        InboundState.DONE,
-        "menu",
-        steps,
-        ticket=ticket.number,
-        entries=arrive,
-        changes=reopened(ticket, case.facts.now, case.config) | {"unread": True},
-        notices=notices.to_assignee(ticket, case.facts, 0, but=None, config=case.config),
-        **common,
+    ticket = case.facts.tickets.get(landing.ticket or 0)
+    if ticket is None:
+        moved = _open(case, "menu")
+        assert moved.new_ticket is not None, "it opens one"
+        fresh = replace(moved.new_ticket, subject=moving[0].subject)
+        moved = replace(moved, new_ticket=fresh, entries=(*arrive, moved.entries[1]))
+    else:
+        changes = reopened(ticket, case.facts.now, case.config) | {"unread": True}
+        told = notices.to_assignee(ticket, case.facts, 0, but=None, config=case.config)
+        moved = Decision(InboundState.DONE, "menu", steps, ticket.number, entries=arrive, changes=changes, notices=told)
+    about = {"entry": moving[0].entry}
+    return replace(
+        moved,
+        notices=tuple(replace(n, entry=None, data={**n.data, **about}) if n.entry == 0 else n for n in moved.notices),
+        moved=tuple(h.entry for h in moving if h.entry),
+        also=leave,
+        answers=((menu.id, Ruling("ticket", landing.ticket) if landing.ticket else Ruling("new")),),
+        question_changes={menu.id: {"state": "answered"}},
     )
 
 

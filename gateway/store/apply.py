@@ -147,7 +147,9 @@ def _ticket(decision: Decision, at: int) -> tuple[int | None, str]:
 
 def _add_ticket(new: NewTicket, at: int) -> int:
     number = int(row("select coalesce(max(number), ?) + 1 from ticket", FIRST_TICKET - 1)[0])
-    requester = Person(new.requester_address) if new.shared else facts.person(new.requester_address)
+    requester = facts.person(new.requester_address)
+    if requester.shared:
+        requester = Person(new.requester_address)  # nobody knows yet whose request it is
     insert(
         Ticket,
         number=number,
@@ -170,13 +172,13 @@ def _add_ticket(new: NewTicket, at: int) -> int:
 
 
 def _remembering(decision: Decision) -> tuple[NewEntry, ...]:
-    """The entries; the first of a command keeps the columns that it changes as they were."""
+    """The entries; the first of a command keeps the columns that it changes, as they were and as they became."""
     if not decision.remember or not decision.entries or not decision.changes:
         return decision.entries
     names = list(decision.changes)
     before = row(f"select {', '.join(names)} from ticket where number = ?", decision.ticket)  # noqa: S608 - columns
     first = decision.entries[0]
-    kept = {**first.data, "before_it": dict(zip(names, before, strict=True))}
+    kept = {**first.data, "before_it": dict(zip(names, before, strict=True)), "after_it": _in_micros(decision.changes)}
     return (replace(first, data=kept), *decision.entries[1:])
 
 
@@ -339,22 +341,26 @@ def _number(notice: Notice, ticket: int | None, now: datetime) -> str:
 
 def _change_questions(decision: Decision, ticket: int | None, at: int, inbound: int | None) -> None:
     for ask in decision.asks:
-        insert(
+        question = insert(
             Question,
             number=ask.number,
             phone=ask.phone,
             kind=ask.kind,
-            options=json.dumps([ticket if option == -1 else option for option in ask.options]),
+            options=json.dumps(ask.options),
             command=ask.command,
             held=inbound if ask.held else None,
             code=ask.code,
             created_at=at,
             expires_at=micros(ask.expires_at),
         )
+        if ask.held and inbound is not None:
+            update("inbound", "id", inbound, question=question)
+    if decision.waits_for is not None and inbound is not None:
+        update("inbound", "id", inbound, question=decision.waits_for)
     for question, columns in decision.question_changes.items():
         update("question", "id", question, **columns)
-    for waiting, ruling in decision.rulings:
-        intake.rule(waiting, ruling)  # a person may have sorted it meanwhile
+    for question, ruling in decision.answers:
+        intake.rule_waiting(question, ruling)
     for entry in decision.moved:
         execute(f"update reference set ticket = ? where value = ({facts.MESSAGE_ID})", ticket, entry)  # noqa: S608
 

@@ -104,15 +104,15 @@ def for_action(numbers: Iterable[int], address: str, now: datetime) -> Facts:
 
 def person(address: str) -> Person:
     """Who an address belongs to, as far as known."""
-    found = row(
+    found = rows(
         "select a.id, a.opted_out, a.bounced, ca.contact, c.name, c.kind, c.organisation from address a "
         "left join contact_address ca on ca.address = a.id and ca.certainty = 'known' "
-        "left join contact c on c.id = ca.contact where a.value = ? limit 1",
+        "left join contact c on c.id = ca.contact where a.value = ? limit 2",
         address,
     )
-    if found is None:
+    if not found:
         return Person(address)
-    address_id, opted_out, bounced, contact, name, kind, organisation = found
+    address_id, opted_out, bounced, contact, name, kind, organisation = found[0]
     account = None
     if contact is not None and kind == ContactKind.EMPLOYEE:
         line = row(f"{ACCOUNT} where a.contact = ?", contact)
@@ -127,6 +127,7 @@ def person(address: str) -> Person:
         account,
         bool(opted_out),
         bool(bounced),
+        shared=len(found) > 1 and address.startswith("+"),
     )
 
 

@@ -120,6 +120,18 @@ def rule(inbound: int, ruling: Ruling) -> bool:
     return bool(changed)
 
 
+def rule_waiting(question: int, ruling: Ruling) -> bool:
+    """Makes what waits for the answer to a question `new` again, also what a guess has just made new. Inside
+    `writing()`."""
+    changed = execute(
+        "update inbound set state = 'new', ruling = ? where question = ? "
+        "and (state = 'parked' and reason = 'needs-sorting' or state = 'new' and ruling like '%\"guess\"%')",
+        json.dumps(asdict(ruling)),
+        question,
+    ).rowcount
+    return bool(changed)
+
+
 def ticket_of(inbound: int) -> int | None:
     """The ticket a row made or joined already: a failed message has a minimal one."""
     found = row("select ticket from inbound where id = ?", inbound)

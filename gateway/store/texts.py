@@ -12,7 +12,7 @@ from gateway.config import SmsNumber
 from gateway.conversation import numbers
 from gateway.model import marks, micros, moment, row, rows
 from gateway.store import facts
-from gateway.store.facts import SLOT
+from gateway.store.facts import HOUR, SLOT
 from gateway.values import (
     Account,
     Asked,
@@ -31,8 +31,12 @@ from gateway.values import (
     Told,
 )
 
+QUESTION = (
+    "select id, number, phone, kind, options, command, held, code, tries, created_at, expires_at, state from question"
+)
 CANDIDATES, SENT, HEARD, QUESTIONS, COLLEAGUES = 20, 60, 40, 20, 300
 LAST_ORDERS = timedelta(hours=1)
+WITHHELD = "withheld"  # what is counted of those who hide their number
 
 
 def for_text(
@@ -44,10 +48,11 @@ def for_text(
     inbound: int,
     ruling: Ruling | None,
     now: datetime,
+    sent_at: datetime,
 ) -> TextFacts:
     """The facts for a received SMS. `sender` is normalised ("" withheld), `named` the number a command names,
     `inbound` its own mailroom row (0 when it has none yet)."""
-    who = phone(sender)
+    who = phone(sender, sent_at)
     candidates = _candidates(who, way, now)
     questions = _questions(sender)
     sent = _sent(sender)
@@ -71,6 +76,7 @@ def for_text(
     enrolling = [int(q.command) for q in questions if q.kind is QuestionKind.ENROL and q.command.isdigit()]
     return TextFacts(
         now=now,
+        at=sent_at,
         phone=who,
         number=number,
         tickets=tickets,
@@ -87,8 +93,10 @@ def for_text(
         if sender
         else False,
         new_tickets=_opened(sender, now),
-        commands=_commands(sender, now),
+        commands=_count("command", sender, now, 0),
+        wrong_codes=_count("wrong-code", sender, now, HOUR),
         ruling=ruling,
+        waits_for=_waited_for(inbound) if ruling else None,
         code=_fresh_code(),
     )
 
@@ -107,6 +115,7 @@ def for_field(account: Account, named: Sequence[int], now: datetime) -> TextFact
     tickets = facts.tickets_by_number(list(dict.fromkeys(wanted))[:60], reach=True, most=60)
     return TextFacts(
         now=now,
+        at=now,
         phone=Phone(account.address, account=account),
         number="",
         tickets=tickets,
@@ -121,15 +130,27 @@ def for_field(account: Account, named: Sequence[int], now: datetime) -> TextFact
 
 def for_phone(number: str, account: int, now: datetime) -> TextFacts:
     """The facts for enrolling and revoking a phone."""
+    waiting = rows(
+        "select id from outbox where recipient = ? and medium = 'sms' and account is not null "
+        "and state in ('held', 'ready')",
+        number,
+    )
     return TextFacts(
         now=now,
-        phone=phone(number),
+        at=now,
+        phone=phone(number, now),
         number="",
+        on_its_way=tuple(line[0] for line in waiting),
         questions=_questions(number),
         accounts=facts.accounts_by_id([account]),
         bindings=bindings(number),
         code=_fresh_code(),
     )
+
+
+def _waited_for(inbound: int) -> int | None:
+    found = row("select question from inbound where id = ?", inbound)
+    return None if found is None else found[0]
 
 
 def _fresh_code() -> str:
@@ -140,8 +161,8 @@ def _fresh_code() -> str:
 # -- the phone ---------------------------------------------------------------------------------------------------
 
 
-def phone(number: str) -> Phone:
-    """A number with everybody who is known to have it, and the one of us who enrolled it."""
+def phone(number: str, at: datetime) -> Phone:
+    """A number with everybody who is known to have it, and the one of us who had enrolled it at that time."""
     found = row(
         "select id, opted_out, commands_off_until, automatic_off_until from address where value = ? and value <> ''",
         number,
@@ -158,7 +179,7 @@ def phone(number: str) -> Phone:
         Person(number, address, contact, name, ContactKind(kind), organisation)
         for contact, name, kind, organisation, _, _ in lines
     )
-    verified = [line[0] for line in lines if line[5] is not None]
+    verified = [line[0] for line in lines if line[5] is not None and line[5] <= micros(at)]
     return Phone(
         number,
         people,
@@ -222,19 +243,38 @@ def _jobs(account: int) -> tuple[int, ...]:
 def _questions(number: str) -> tuple[Asked, ...]:
     if not number:
         return ()
-    lines = rows(
-        "select id, number, kind, options, command, held, code, tries, created_at, expires_at, state from question "
-        "where phone = ? and state <> 'over' order by id desc limit ?",
+    lines = rows(f"{QUESTION} where phone = ? and state <> 'over' order by id desc limit ?", number, QUESTIONS)
+    return tuple(_asked(*line) for line in lines)
+
+
+def _asked(
+    id: int,
+    number: str,
+    phone: str,
+    kind: str,
+    options: str,
+    command: str,
+    held: int | None,
+    code: str,
+    tries: int,
+    created_at: int,
+    expires_at: int,
+    state: str,
+) -> Asked:
+    return Asked(
+        id,
         number,
-        QUESTIONS,
+        phone,
+        QuestionKind(kind),
+        tuple(json.loads(options)),
+        command,
+        held,
+        code,
+        tries,
+        moment(created_at),
+        moment(expires_at),
+        state,
     )
-    return tuple(
-        Asked(
-            id, ours, number, QuestionKind(kind), tuple(json.loads(options)), command, held, code, tries,
-            moment(created), moment(expires), state,
-        )
-        for id, ours, kind, options, command, held, code, tries, created, expires, state in lines
-    )  # fmt: skip
 
 
 def _sent(number: str) -> tuple[SentText, ...]:
@@ -255,17 +295,18 @@ def _sent(number: str) -> tuple[SentText, ...]:
 def _heard(number: str, inbound: int) -> tuple[Heard, ...]:
     if not number:
         return ()
-    before = "and id < ? " if inbound else "and id > ? "
+    before = "and i.id < ? " if inbound else "and i.id > ? "
     lines = rows(
-        "select id, received_at, ticket, entry, state, reason, content_hash from inbound "  # noqa: S608
-        f"where sender = ? and sender <> '' {before}and channel = 'sms' order by id desc limit ?",
+        "select i.id, i.received_at, coalesce(r.ticket, i.ticket), i.ticket, i.entry, i.state, i.reason, "  # noqa: S608
+        "i.content_hash, i.subject, i.question from inbound i left join reference r on r.value = i.message_id "
+        f"where i.sender = ? and i.sender <> '' {before}and i.channel = 'sms' order by i.id desc limit ?",
         number,
         inbound,
         HEARD,
     )
     return tuple(
-        Heard(id, moment(at), ticket, entry, InboundState(state), reason, content)
-        for id, at, ticket, entry, state, reason, content in lines
+        Heard(id, moment(at), ticket, landed, entry, InboundState(state), reason, content, subject, question)
+        for id, at, ticket, landed, entry, state, reason, content, subject, question in lines
     )
 
 
@@ -278,7 +319,7 @@ def bindings(number: str) -> tuple[tuple[str, int, datetime], ...]:
 def _opened(number: str, now: datetime) -> int:
     """Tickets that came from this phone within the hour."""
     if not number:
-        return 0
+        return _count("ticket", WITHHELD, now, HOUR)
     since = micros(now - timedelta(hours=1))
     found = row(
         "select count(*) from ticket where requester_address = ? and updated_at >= ? and opened_at >= ?",
@@ -289,12 +330,15 @@ def _opened(number: str, now: datetime) -> int:
     return int(found[0])
 
 
-def _commands(number: str, now: datetime) -> int:
-    """Commands that came from this phone in the present slot of ten minutes."""
+def _count(counter: str, subject: str, now: datetime, slots: int) -> int:
+    """How often, in the present ten minutes and so many before."""
     found = row(
-        "select count from counter where counter = 'command' and subject = ? and slot = ?", number, micros(now) // SLOT
+        "select sum(count) from counter where counter = ? and subject = ? and slot >= ?",
+        counter,
+        subject,
+        micros(now) // SLOT - slots,
     )
-    return int(found[0]) if found else 0
+    return int(found[0] or 0)
 
 
 # -- what he ordered before --------------------------------------------------------------------------------------
@@ -321,19 +365,24 @@ def _orders(account: Account, now: datetime) -> tuple[Ordered, ...]:
     undone = {data["entry"] for *_, data in entries if "verb_undone" in data}
     told = _told([entry[0] for entry in entries])
     of = {entry[0]: entry[2] for entry in entries}
-    return tuple(
-        Ordered(
-            id,
-            ticket,
-            data["verb"],
-            moment(at),
-            data.get("before_it", {}),
-            id in undone,
-            tuple(one for entry, one in told if of[entry] == inbound),
-        )
-        for id, ticket, inbound, at, data in entries
-        if "verb" in data
-    )
+    found = []
+    for id, ticket, inbound, at, data in entries:
+        if "verb" not in data:
+            continue
+        before, overtaken = _still(ticket, data.get("before_it", {}), data.get("after_it", {}))
+        mine = tuple(one for entry, one in told if of[entry] == inbound)
+        found.append(Ordered(id, ticket, data["verb"], moment(at), before, id in undone, overtaken, mine))
+    return tuple(found)
+
+
+def _still(ticket: int, before: dict[str, Any], after: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """Of the columns that a command changed those that are as it left them; and whether somebody changed what counts."""
+    if not before:
+        return {}, False
+    names = list(before)
+    now = dict(zip(names, row(f"select {', '.join(names)} from ticket where number = ?", ticket), strict=True))  # noqa: S608
+    same = {name: before[name] for name in names if now[name] == after.get(name)}
+    return same, any(name in before and name not in same for name in ("status", "assignee"))
 
 
 def _phones(contact: int) -> list[str]:
@@ -361,30 +410,10 @@ def _told(entries: Sequence[int]) -> list[tuple[int, Told]]:
 # -- questions that ended ----------------------------------------------------------------------------------------
 
 
-def expired(now: datetime, limit: int = 50) -> list[Asked]:
-    """Questions whose time is over."""
-    lines = rows(
-        "select id, phone from question where state = 'open' and expires_at <= ? order by expires_at limit ?",
-        micros(now),
-        limit,
-    )
-    found = []
-    for id, number in lines:
-        asked = next((q for q in _questions(number) if q.id == id), None)
-        if asked is not None:
-            found.append(asked)
-    return found
-
-
-def waiting_with(asked: Asked) -> list[int]:
-    """The received messages that wait for the answer to a menu, oldest first."""
-    lines = rows(
-        "select id from inbound where sender = ? and id >= ? and state = 'parked' and reason = 'needs-sorting' "
-        "order by id limit 100",
-        asked.phone,
-        asked.held or 0,
-    )
-    return [line[0] for line in lines]
+def expired(now: datetime, limit: int = 200) -> list[Asked]:
+    """Questions whose time is over, oldest first."""
+    lines = rows(f"{QUESTION} where state = 'open' and expires_at <= ? order by expires_at limit ?", micros(now), limit)
+    return [_asked(*line) for line in lines]
 
 
 def activity(options: Iterable[int | None]) -> dict[int, int]:

@@ -120,8 +120,13 @@ function move(step) {
   all[Math.max(0, Math.min(all.length - 1, at < 0 ? (step > 0 ? 0 : all.length - 1) : at + step))]?.focus();
 }
 
-function write(by) {
-  const choice = $(`#reply [name=by][value=${by}]`);
+// As chosen, else as the customer last wrote.
+function answer() {
+  const by = "#reply [name=by]:not([value=note])";
+  write($(`${by}:checked`) ?? $(`${by}[checked]`) ?? $(`${by}:enabled`));
+}
+
+function write(choice) {
   if (!choice) return;
   choice.checked = true;
   $("#text").focus();
@@ -154,8 +159,8 @@ const KEYS = {
   j: () => move(1),
   k: () => move(-1),
   o: () => document.activeElement?.closest(".row") && $(".s a", document.activeElement.closest(".row")).click(),
-  r: () => write("answer"),
-  n: () => write("note"),
+  r: answer,
+  n: () => write($("#reply [value=note]")),
   a: toMe,
   e: close,
   u: () => $(".toast button")?.click(),
@@ -181,6 +186,42 @@ $("#text")?.addEventListener("keydown", (event) => {
   const button = $$("#reply .main").find((each) => each.offsetParent);
   button?.click();
 });
+
+// -- how many SMS it is: the server counts, once the typing pauses ------------------------------------------------------
+
+const parts = $("#parts"), text = $("#text");
+let counting = 0;
+
+function bySms() {
+  const chosen = $("#reply [name=by]:checked"), to = $(".compose #to");
+  if (!to) return chosen?.value === "sms";
+  const phone = /^[+(\d][^@]*$/.test(to.value.trim());
+  to.dataset.by = phone ? "sms" : "mail";
+  return phone;
+}
+
+async function count() {
+  const words = text.value;
+  let said = { words: "" };
+  if (bySms() && words.trim()) {
+    const headers = { "Content-Type": "application/json", "X-CSRFToken": $("[name=csrf_token]", text.form).value };
+    const inbox = parts.dataset.inbox || $("#inbox")?.value;
+    const answer = await fetch("/segments", { method: "POST", headers, body: JSON.stringify({ text: words, inbox }), redirect: "manual" });
+    if (!answer.ok || words !== text.value) return;  // signed out, or an older text
+    said = await answer.json();
+  }
+  $("span", parts).textContent = said.words;
+  const button = $("button", parts);
+  button.hidden = !said.offer;
+  button.onclick = () => { text.value = said.plain; text.focus(); count(); };
+}
+
+function soon() { clearTimeout(counting); counting = setTimeout(() => count().catch(() => {}), 200); }
+
+if (parts) {
+  for (const field of [text, ...$$("#reply [name=by]"), ...$$(".compose :is(#to, #inbox)")]) field.addEventListener("input", soon);
+  soon();
+}
 
 // A form is sent once, however often it is clicked.
 document.addEventListener("submit", (event) => {
