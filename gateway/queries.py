@@ -716,7 +716,7 @@ def mailroom(state: str, now: datetime, before: int = 0, limit: int = PAGE) -> M
     wanted_states = {"look": ("parked", "failed"), "sorting": ("parked",), "dead": (), "all": ("",)}
     for wanted in wanted_states.get(state, (state,)):
         waits = {"look": LOOK, "sorting": SORTING}.get(state, PARKED)
-        condition, values = (f"{waits} and state = ? and", [wanted]) if wanted else ("", [])
+        condition, values = (f"{waits} and state = ? and", [wanted]) if wanted else ("reason <> 'receipt' and", [])
         found = rows(f"{RECEIVED} where {condition} id < ? order by id desc limit ?", *values, below, limit + 1)
         if len(found) > limit:
             following = max(following, found[limit - 1][0])
@@ -809,13 +809,22 @@ def _unsent(limit: int) -> list[Unsent]:
     return sorted(found, key=lambda line: line.id, reverse=True)
 
 
+# What is answered or done without a ticket: whatever came by SMS, and commands by mail.
+ALONE = (
+    "state = 'done' and ticket is null and (channel = 'sms' or reason in ('mine', 'commands', 'nothing-to-undo', "
+    "'misused', 'mistyped', 'no-job', 'no-number', 'no-question', 'who', 'unknown-number', 'bare-ok', 'empty', "
+    "'reaction', 'opt-in'))"
+)
+
+
 def balance(now: datetime) -> Balance:
-    """Today's figures, from the newest BALANCE arrivals."""
+    """Today's figures, from the newest BALANCE arrivals; receipts are none."""
     today = micros(now.replace(hour=0, minute=0, second=0, microsecond=0))
     lines = rows(
-        "select state, ticket is not null, reason in ('blocked-sender', 'filed-away'), count(*) "
-        "from (select state, ticket, reason from inbound "
-        "where received_at >= ? order by received_at desc limit ?) few group by 1, 2, 3",
+        f"select state, ticket is not null, (reason in ('blocked-sender', 'filed-away') or ({ALONE})), count(*) "
+        "from (select state, ticket, reason, channel from inbound "
+        "where received_at >= ? order by received_at desc limit ?) few "
+        "where reason not in ('receipt', 'receipt-unmatched') group by 1, 2, 3",
         today,
         BALANCE,
     )

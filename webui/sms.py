@@ -15,7 +15,7 @@ from werkzeug.wrappers import Response
 from gateway import phones, segments
 from gateway.config import Config, SmsNumber
 from gateway.decide import notices
-from gateway.decide.click import MOST_SMS
+from gateway.decide.notices import MOST_SMS
 from gateway.store import facts
 from gateway.values import Medium, Reach, TicketFacts
 from webui.context import site

@@ -148,7 +148,7 @@ LINKS = re.compile(r"https?://[^\s<>\"']{1,2000}")
 
 def install(environment: Environment) -> None:
     """Makes them filters and names of the templates."""
-    for function in (clock, day, ago, iso, size, initials, paragraphs, many, reason, channel, spoken):
+    for function in (clock, day, ago, iso, size, initials, paragraphs, many, reason, channel, spoken, person):
         environment.filters[function.__name__] = function
     environment.globals.update(
         due=due, due_of=due_of, ICONS=ICONS, STATES=STATES, STATUSES=STATUSES, SHOWN=SHOWN, event=event,
@@ -266,6 +266,11 @@ def channel(name: str) -> str:
 def spoken(address: str) -> str:
     """+44 7700 900123 for a phone number; a mail address stays as it is."""
     return phones.spoken(address) if address.startswith("+") else address
+
+
+def person(name: str) -> str:
+    """Somebody’s name; whoever is only known by his phone is named by it."""
+    return spoken(name.removeprefix("unknown ")) if name.startswith(("+", "unknown +")) else name
 
 
 def reason(name: str, by: str = "mail") -> str:
@@ -423,7 +428,7 @@ def _fate(sent: Delivery, to: str) -> Fate:
         when = f"Goes out{to} at {clock(sent.not_before)}" if sent.not_before else f"Waits for a release{to}"
         return Fate("clock", when)
     if sent.state is OutboxState.CANCELLED:
-        return Fate("undo", f"Taken back {at}, not sent{to}")
+        return Fate("undo", f"Taken back{' ' + at if at else ''}, not sent{to}")
     if sent.state in (OutboxState.DEAD, OutboxState.UNCERTAIN):
         words = "May not have arrived" if sent.state is OutboxState.UNCERTAIN else "Not delivered"
         return Fate("alert", f"{words}{to}{_refusal(sent)}", True)
@@ -470,7 +475,7 @@ def next_step(ticket: TicketPage, account: int) -> str:
         when = f" {clock(ticket.closed_at)}" if ticket.closed_at else ""
         return f"Nothing: closed{when}, {ticket.closing_reason}"
     if ticket.status is Status.WAITING:
-        return f"{ticket.requester.name} answers"
+        return f"{person(ticket.requester.name)} answers"
     mine = ticket.assignee is not None and ticket.assignee.id == account
     who = (
         "You answer"

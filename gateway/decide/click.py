@@ -42,7 +42,6 @@ from gateway.values import (
 
 DONE = InboundState.DONE
 SPAM = "spam"
-MOST_SMS = 1600  # characters, as providers take them
 
 
 def decide_action(action: Action, actor: Account, facts: Facts, config: Config) -> Decision:
@@ -93,12 +92,16 @@ def _to_requester(action: Answer, ticket: TicketFacts, config: Config) -> Notice
         raise Permanent(_unreachable(action.by, ticket, config))
     if reach.medium is Medium.SMS and action.files:
         raise Permanent("Files cannot go by SMS: answer by email, or leave them out.")
-    if reach.medium is Medium.SMS and len(action.text.strip()) > MOST_SMS:
-        raise Permanent(f"An SMS holds at most {MOST_SMS} characters; this has {len(action.text.strip())}.")
+    if reach.medium is Medium.SMS and not notices.goes_by_sms(action.text, files=False):
+        raise Permanent(_too_long(action.text))
     hold = config.undo.sms if reach.medium is Medium.SMS else config.undo.mail
     notice = notices.to_customer(NoticeKind.ANSWER, ticket, 0, config, hold, by=reach.medium)
     assert notice is not None, "he is reachable"
     return notice
+
+
+def _too_long(text: str) -> str:
+    return f"An SMS holds at most {notices.MOST_SMS} characters; this has {len(text.strip())}."
 
 
 def _unreachable(by: Medium | None, ticket: TicketFacts, config: Config) -> str:
@@ -249,8 +252,8 @@ def _first_message(action: Write, inbox: Inbox, facts: Facts, config: Config) ->
         raise Permanent(f"{action.to} has said STOP: no SMS goes there. Write an email or call.")
     if action.files:
         raise Permanent("Files cannot go by SMS: write an email, or leave them out.")
-    if len(action.text.strip()) > MOST_SMS:
-        raise Permanent(f"An SMS holds at most {MOST_SMS} characters; this has {len(action.text.strip())}.")
+    if not notices.goes_by_sms(action.text, files=False):
+        raise Permanent(_too_long(action.text))
     return Notice(NoticeKind.ANSWER, Medium.SMS, action.to, key, 0, hold_seconds=config.undo.sms, numbers=way.numbers)
 
 

@@ -540,7 +540,8 @@ def _reply(order: Order, ticket: TicketFacts) -> Decision:
     if not (order.said.text or order.files):
         return _misused(order, ticket, Verb.REPLY)
     hold = order.config.undo.field
-    answer = notices.to_customer(NoticeKind.ANSWER, ticket, 0, order.config, hold)
+    short = notices.goes_by_sms(order.said.text, bool(order.files or order.media))
+    answer = notices.to_customer(NoticeKind.ANSWER, ticket, 0, order.config, hold, short=short)
     if answer is None:
         return _already(order, ticket, "unreachable")
     entry = _written(order, Kind.ANSWER, "command", order.said.text, public=True, data=_spoken(order, Verb.REPLY))

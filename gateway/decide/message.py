@@ -237,7 +237,7 @@ def _ours(case: Case) -> Decision | None:
 def _command(case: Case, account: Account, ticket: TicketFacts | None) -> Decision | None:
     """The first line of a mail with proof, read as a command; what is left of an answer still goes to the customer."""
     known = case.facts.orders
-    if known is None or not (case.proof is Proof.PASSED or _released(case)):
+    if known is None or _ruled(case) in ("ticket", "new") or not (case.proof is Proof.PASSED or _released(case)):
         return None
     found = commands.read_mail(case.message.text, (account.name,))
     if found is None:
@@ -250,7 +250,7 @@ def _command(case: Case, account: Account, ticket: TicketFacts | None) -> Decisi
     remark = rest if rest and not answers and not said.text else ""
     order = field.Order(
         said=replace(said, text=remark) if remark else said,
-        text=case.message.text.strip().splitlines()[0],
+        text=commands.without_pin(case.message.text.strip().splitlines()[0]),
         account=account,
         channel=Channel.MAIL,
         facts=known,
@@ -264,7 +264,9 @@ def _command(case: Case, account: Account, ticket: TicketFacts | None) -> Decisi
     if not (rest and answers and ticket):
         return decision
     answer = _staff_answer(replace(case, message=replace(case.message, text=rest)), account, ticket)
-    return replace(answer, also=(decision,))
+    sent = tuple(notice for notice in answer.notices if notice.kind is NoticeKind.ANSWER)  # one echo is enough
+    # The command says how the ticket stands afterwards; the words go out besides.
+    return replace(decision, also=(replace(answer, notices=sent, changes={"unread": False}),))
 
 
 def _released(case: Case) -> bool:
@@ -307,9 +309,11 @@ def _means_answer(case: Case, account: Account) -> bool:
 
 def _staff_answer(case: Case, account: Account, ticket: TicketFacts) -> Decision:
     hold = case.config.undo.staff_mail
-    answer = notices.to_customer(NoticeKind.ANSWER, ticket, 0, case.config, hold)
-    to = answer.recipient if answer else "nobody"
-    words = f"Your answer to {to} goes out in {hold:.0f} s. To take it back, open the ticket."
+    short = notices.goes_by_sms(case.message.text, bool(case.message.files))
+    answer = notices.to_customer(NoticeKind.ANSWER, ticket, 0, case.config, hold, short=short)
+    words = f"Nothing reaches the customer of #{ticket.number}: your answer stands on the ticket and was not sent."
+    if answer:
+        words = f"Your answer to {answer.recipient} goes out in {hold:.0f} s. To take it back, open the ticket."
     echo = notices.echo(account, 0, words)
     return Decision(
         InboundState.DONE,

@@ -45,9 +45,19 @@ def acknowledgement(address: str, entry: int) -> Notice:
     return Notice(NoticeKind.ACKNOWLEDGEMENT, Medium.MAIL, address, "ack:{ticket}", entry)
 
 
-def reach_of(ticket: TicketFacts, config: Config, by: Medium | None = None) -> Reach | None:
-    """How the requester is written to: by the medium asked for, else as he last wrote where that is possible."""
+MOST_SMS = 1600  # characters, as providers take them
+
+
+def goes_by_sms(text: str, files: bool) -> bool:
+    """Can these words be an SMS?"""
+    return not files and len(text.strip()) <= MOST_SMS
+
+
+def reach_of(ticket: TicketFacts, config: Config, by: Medium | None = None, short: bool = True) -> Reach | None:
+    """How the requester is written to: by the medium asked for, else as he last wrote where that is possible; what is
+    not `short` by mail."""
     ways = [reach for reach in ticket.reach if by in (None, reach.medium)]
+    ways = [reach for reach in ways if short or reach.medium is not Medium.SMS]
     ways = [reach for reach in ways if reach.medium is not Medium.SMS or config.way_of(ticket.inbox)]
     return next((reach for reach in ways if reach.usable), None)
 
@@ -60,9 +70,10 @@ def to_customer(
     hold_seconds: float,
     by: Medium | None = None,
     data: Mapping[str, Any] | None = None,
+    short: bool = True,
 ) -> Notice | None:
     """A message to the requester, held so that it can be taken back. None when nothing reaches him."""
-    reach = reach_of(ticket, config, by)
+    reach = reach_of(ticket, config, by, short)
     if reach is None:
         return None
     way = config.way_of(ticket.inbox)

@@ -179,7 +179,7 @@ def phone(number: str, at: datetime) -> Phone:
         Person(number, address, contact, name, ContactKind(kind), organisation)
         for contact, name, kind, organisation, _, _ in lines
     )
-    verified = [line[0] for line in lines if line[5] is not None and line[5] <= micros(at)]
+    verified = [line[0] for line in lines if line[5] is not None and line[5] < micros(at)]
     return Phone(
         number,
         people,
@@ -376,7 +376,7 @@ def _orders(account: Account, now: datetime) -> tuple[Ordered, ...]:
 
 
 def _still(ticket: int, before: dict[str, Any], after: dict[str, Any]) -> tuple[dict[str, Any], bool]:
-    """Of the columns that a command changed those that are as it left them; and whether somebody changed what counts."""
+    """The columns that are as the command left them, as they were before; and whether somebody changed what counts."""
     if not before:
         return {}, False
     names = list(before)

@@ -15,16 +15,16 @@ pytestmark = [pytest.mark.xdist_group("drill"), pytest.mark.timeout(120)]
 SLACK = 3  # times the target: CI shares its two cores with the other tests
 
 
-def test_eight_kills_between_a_webhook_and_its_effect_lose_and_double_nothing(tmp_path: Path) -> None:
-    result = drill(tmp_path, cuts=8, seed=3)
+def test_six_kills_between_a_webhook_and_its_effect_lose_and_double_nothing(tmp_path: Path) -> None:
+    result = drill(tmp_path, cuts=6, seed=3)
     print(result)
     assert not result.problems, "\n".join(result.problems)
-    assert result.cuts.total() == 8
+    assert result.cuts.total() == 6
     assert result.failed > 0, "nobody noticed that anything was killed: the test shows nothing"
     assert result.texts > result.tickets > 0
 
 
-@pytest.mark.parametrize("point", ["accept.written", "process.applied", "delivery.sent"])
+@pytest.mark.parametrize("point", ["accept.written", "delivery.sent"])
 def test_a_fail_point_on_the_way_loses_and_doubles_nothing(point: str, tmp_path: Path) -> None:
     assert at_a_fail_point(tmp_path, point) == []
 

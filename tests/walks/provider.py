@@ -15,14 +15,21 @@ import hmac
 import http.client
 import itertools
 import json
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import urlsplit
 
+import requests
+import trustme
+from requests.auth import _basic_auth_str
+
 from tests.loopback import HOST
+from tests.sms.twilio_double import Double
 from tests.walks.service import Service
 
 OURS = "+447700900999"
@@ -156,6 +163,74 @@ def provider() -> Iterator[Provider]:
         thread.start()
         try:
             yield carrier
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+# -- Twilio ------------------------------------------------------------------------------------------------------
+
+TWILIO = "api.twilio.com"
+
+
+@contextmanager
+def twilio(double: Double, folder: Path) -> Iterator[dict[str, str]]:
+    """Twilio's API for processes of our own: a proxy that takes every connection to it for itself, with a certificate
+    that only they trust. Yields their environment.
+
+    A picture is not there when it is first asked for, as it happens just after its webhook.
+    """
+    authority, ours = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(TWILIO).configure_cert(ours)
+    authority.cert_pem.write_to_path(str(folder / "twilio.pem"))
+    asked_for: set[str] = set()
+
+    class Proxy(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_CONNECT(self) -> None:
+            assert self.path == f"{TWILIO}:443", self.path
+            self.send_response(200)
+            self.end_headers()
+            self.request = ours.wrap_socket(self.connection, server_side=True)
+            self.setup()  # what follows on this connection is read through TLS
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            if "/Media/" in self.path:
+                return self._picture()
+            url = f"https://{TWILIO}{self.path}"
+            asked = requests.Request(self.command, url, headers=dict(self.headers), data=body.decode() or None)
+            answer = double.answer(asked.prepare())
+            return self._says(answer.status_code, "application/json", answer.content)
+
+        do_GET = do_POST  # noqa: N815 - the base class names it so
+
+        def _picture(self) -> None:
+            name = self.path.rpartition("/")[2]
+            assert self.headers["Authorization"] == _basic_auth_str(*double.login)
+            if name not in asked_for:
+                asked_for.add(name)
+                return self._says(404, "text/plain", b"")
+            return self._says(200, "image/jpeg", double.pictures[name])
+
+        def _says(self, status: int, kind: str, content: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *arguments: object) -> None:
+            """Nothing."""
+
+    with ThreadingHTTPServer((HOST, 0), Proxy) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        try:
+            here = f"http://{HOST}:{server.server_port}"
+            yield {"HTTPS_PROXY": here, "REQUESTS_CA_BUNDLE": str(folder / "twilio.pem")}
         finally:
             server.shutdown()
             thread.join()

@@ -1,5 +1,7 @@
-"""A technician's whole job without a browser: once by SMS alone, once by mail alone; and the customer who is asked which
-of his tickets he means. All processes run; texts go by a provider's HTTP interface, mails by SMTP and with proof.
+"""A technician's whole job without a browser: once by SMS alone, once by mail alone, and his photo by MMS; and the
+customer who is asked which of his tickets he means.
+
+All processes run; texts go by a provider's HTTP interface, or Twilio's, mails by SMTP and with proof.
 """
 
 from __future__ import annotations
@@ -14,9 +16,13 @@ from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
+import requests
 
 from gateway.segments import count
-from tests.walks.provider import Phone, Provider, provider
+from tests.loopback import HOST
+from tests.sms import twilio_double
+from tests.sms.contract import THEIRS
+from tests.walks.provider import OURS, Phone, Provider, provider, twilio
 from tests.walks.service import Browser, Service
 from tests.walks.test_smarthost import ANN as ANNS_ADDRESS
 from tests.walks.test_smarthost import CONFIG, FIRST_MAIL, SUPPORT, parsed, said
@@ -27,6 +33,7 @@ ANN, TOMS, JOS = "+447700900123", "+447700900234", "+447700900345"
 TOM, JO = "tom@desk.example", "jo@desk.example"
 HELD = 4  # seconds that what Tom says to the customer waits; "a minute" in the words that he gets
 UNDO = " Undo within 10 min: UNDO"
+MOMENT = r"\w{3} \d\d \w{3} \d\d:\d\d"
 ENVIRONMENT = {"RINGBACK__MAIL__AUTHSERV_ID": "mx.desk.example", "RINGBACK__UNDO__FIELD": str(HELD)}
 
 
@@ -98,7 +105,7 @@ def one_segment(words: str) -> str:
 
 
 def test_a_whole_job_by_sms_alone(service: Service, carrier: Provider) -> None:
-    """The photo is missing here: the driver `http` carries none (by mail it is below, by Twilio in `tests/sms`)."""
+    """Only his photo comes by another way, below: the driver `http` carries none."""
     ada, ann = service.signed_in(), Phone(carrier, ANN)
     tom = enrolled(ada, service, TOM, Phone(carrier, TOMS))
     jo = enrolled(ada, service, JO, Phone(carrier, JOS))
@@ -113,7 +120,7 @@ def test_a_whole_job_by_sms_alone(service: Service, carrier: Provider) -> None:
         ("Eta 40m", rf"{job}: ETA \d\d:\d\d noted.{UNDO}", "open"),
         ("HERE", f"{job}: on site. DONE text when done.{UNDO}", "open"),
         ("note the gasket is worn", f"{job}: note kept.{UNDO}", "open"),
-        ("HOLD 2h the part comes by courier", rf"{job} on hold until \w{{3}} \d\d \w{{3}} \d\d:\d\d.{UNDO}", "waiting"),
+        ("HOLD 2h the part comes by courier", f"{job} on hold until {MOMENT}.{UNDO}", "waiting"),
         ("LIST", rf"1 {job}\. .*", "waiting"),
         ("SHOW", rf"{job}, waiting\. \+447700900123", "waiting"),
         ("AGAIN 1001 fri", f"{job}: second visit asked for.{UNDO}", "open"),
@@ -148,6 +155,59 @@ def test_a_whole_job_by_sms_alone(service: Service, carrier: Provider) -> None:
         assert words in page, words
     assert all("http" not in text.words for text in tom.got()), "nothing leads him to a page"
     assert used_the_web(service, TOM) == 0
+
+
+# -- a photo by MMS ----------------------------------------------------------------------------------------------
+
+
+def test_a_photo_by_mms_comes_to_the_job_and_its_echo_goes_back_by_twilio(tmp_path: Path) -> None:
+    double = twilio_double.Double()
+    account_there = f'account_sid = "{twilio_double.ACCOUNT}"\nauth_tokens = ["{twilio_double.TOKEN}"]\n'
+    number = f'[[sms]]\nnumber = "{OURS}"\ndriver = "twilio"\nper_second = 50\n[sms.twilio]\n{account_there}'
+    (tmp_path / "config.toml").write_text(CONFIG + number, encoding="utf-8")
+    (tmp_path / "config.toml").chmod(0o600)
+
+    def writes(text: str, pictures: int = 0) -> None:
+        form = twilio_double.message_form(double.received(text, pictures=pictures))
+        hook = twilio_double.signed(f"http://{HOST}:{service.web_port}/hooks/twilio/sms", form)
+        answer = requests.post(hook.public_url, hook.body, headers=dict(hook.headers), timeout=30)
+        assert (answer.status_code, answer.text) == (200, "<Response/>")
+
+    def hears(words: str) -> str:
+        def said_so() -> list[str]:
+            out = [message for message in double.messages if message.direction == "outbound-api"]
+            return [message.text for message in out if words in message.text]
+
+        return service.wait_for(said_so, f"an SMS that says {words!r}", 15)[-1]
+
+    with twilio(double, tmp_path) as environment:
+        service = Service(tmp_path, ENVIRONMENT | environment)
+        service.command("init")
+        service.command("user", "add", TOM, "--name", "Tom Technician", "--role", "technician")
+        service.start()
+        try:
+            ada = service.signed_in()
+            service.send(FIRST_MAIL, to=SUPPORT)
+            service.wait_for(lambda: messages(service), "the ticket")
+            path, who = "/settings/phones", str(account(service, TOM))
+            ada.post_form(ada.get(path), f"{path}/enrol", account=who, phone=THEIRS)
+            writes(re.findall(r"\d{6}", hears("your code is"))[0])
+            hears("this phone now gives commands")
+            assign(ada, service, TOM)
+            hears("Job #1001")
+
+            writes("NOTE the gasket is worn", pictures=1)
+            assert hears("note kept") == f"#1001 No heat in flat 7: note kept.{UNDO}"
+            kept = "select a.name, a.type, e.kind from attachment a join entry e on e.id = a.entry"
+            service.wait_for(lambda: service.rows(kept), "the picture", 15)
+            assert service.rows(kept) == [("picture-1.jpg", "image/jpeg", "note")]
+            page = ada.get("/tickets/1001")
+            shown = re.search(r"/attachments/\d+", page[page.index("the gasket is worn") :])
+            assert shown, "the page shows it with his words"
+            assert ada.opened(f"{shown[0]}?show").read() == twilio_double.PICTURE
+            assert letters(service, ANNS_ADDRESS)[1:] == [], "the customer knows nothing of it"
+        finally:
+            service.stop()
 
 
 # -- by mail -----------------------------------------------------------------------------------------------------
@@ -203,30 +263,62 @@ def picture() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0\x80")) + chunk(b"IEND", b"")
 
 
+def first_line(letter: EmailMessage) -> str:
+    return said(letter).splitlines()[0]
+
+
 def test_a_whole_job_by_mail_alone(service: Service) -> None:
+    """Tom answers whatever came last, and writes the command into the first line."""
     ada = service.signed_in()
     tom, jo = Mailbox(service, TOM), Mailbox(service, JO)
     service.send(FIRST_MAIL, to=SUPPORT)
     service.wait_for(lambda: letters(service, ANNS_ADDRESS), "the acknowledgement")
+    job = "#1001 No heat in flat 7"
 
     assign(ada, service, TOM)
-    print(said(tom.hears()))
-    for text in ("ok", "eta 40m", "here", "note: the gasket is worn", "hold 2h", "list", "show 1001", "again fri", "pass @jo"):
-        print("====", text, "->", tom.asks(text, {"gasket.png": picture()} if text.startswith("note") else None), status(service))
-    print(said(jo.hears()))
-    print(jo.asks("pass @tom"))
-    print(said(tom.hears()))
-    print(tom.asks("take"))
-    print(tom.asks("done: a new gasket"))
-    print(tom.asks("undo"))
+    assert "Administrator gave this to you." in said(tom.hears())
+    for text, echo, then in (
+        ("ok", f"{job} is yours. ETA, HERE, NOTE, DONE.{UNDO}", "open"),
+        ("eta 40m", rf"{job}: ETA \d\d:\d\d noted.{UNDO}", "open"),
+        ("Here", f"{job}: on site. DONE text when done.{UNDO}", "open"),
+        ("note: the gasket is worn\nsee the photo", f"{job}: note kept.{UNDO}", "open"),
+        ("HOLD 2h\n\nthe part comes by courier", f"{job} on hold until {MOMENT}.{UNDO}", "waiting"),
+        ("list", rf"1 {job}\. .*", "waiting"),
+        ("show 1001", f"{job}, waiting. {ANNS_ADDRESS}", "waiting"),
+        ("again 1001 fri", f"{job}: second visit asked for.{UNDO}", "open"),
+        ("Pass 1001 @jo", f"{job} given to Jo Joiner.{UNDO}", "open"),
+    ):
+        tom.replies(text, {"gasket.png": picture()} if "photo" in text else None)
+        said_back = first_line(tom.hears())
+        assert re.fullmatch(echo, said_back), (text, said_back)
+        assert status(service) == then, text
+
+    assert "Tom Technician gave this to you." in said(jo.hears())
+    jo.replies("pass 1001 @tom")
+    assert first_line(jo.hears()) == f"{job} given to Tom Technician.{UNDO}"
+    assert "Jo Joiner gave this to you." in said(tom.hears())
+    assert tom.asks("take").startswith(f"{job} is yours.")
+
+    assert tom.asks("done: a new gasket").startswith(f"{job} done.{UNDO}")
+    assert tom.asks("undo").startswith(f"{job}: DONE taken back.")
     time.sleep(HELD + 1)
-    print(len(letters(service, ANNS_ADDRESS)))
-    print(tom.asks("done 1001\n\na new gasket"))
-    service.wait_for(lambda: letters(service, ANNS_ADDRESS)[1:], "the letter to ann")
-    print(said(letters(service, ANNS_ADDRESS)[1]))
-    print(timeline(service))
-    print(used_the_web(service, TOM))
-    assert 0
+    told = [said(letter) for letter in letters(service, ANNS_ADDRESS)]
+    assert (status(service), len(told)) == ("open", 1), "only the acknowledgement"
+
+    assert tom.asks("done 1001\n\na new gasket, again").startswith(f"{job} done.{UNDO}")
+    service.wait_for(lambda: len(letters(service, ANNS_ADDRESS)) == 2, "what the customer is told")
+    assert "your request #1001 (No heat in flat 7) is done." in said(letters(service, ANNS_ADDRESS)[1])
+
+    assert timeline(service) == [
+        "new", "opened", "assigned", "taken", "eta", "arrived", "note", "held", "held", "second-visit", "assigned",
+        "assigned", "taken", "closed", "closed", "undone", "closed", "closed",
+    ]  # fmt: skip
+    page = ada.get("/tickets/1001")
+    for words in ("the gasket is worn", "gasket.png", "the part comes by courier", "a new gasket, again", "Jo Joiner"):
+        assert words in page, words
+    kept = "select name, type from attachment a join entry e on e.id = a.entry where e.reason = 'note'"
+    assert service.rows(kept) == [("gasket.png", "image/png")]
+    assert (used_the_web(service, TOM), used_the_web(service, JO)) == (0, 0)
 
 
 # -- which of his tickets? ---------------------------------------------------------------------------------------
@@ -245,8 +337,9 @@ def test_a_customer_with_two_tickets_is_asked_and_his_text_waits_in_sight(servic
     open_now = "#1002 No hot water upstairs: waiting; #1001 The boiler shows F28: we are on it"
     assert ann.asks("STATUS") == f"ACME: {open_now}"
 
-    menu = "is this about 1 #1002 No hot water upstairs, 2 #1001 The boiler shows F28, or 3 something new? Reply 1, 2 or 3"
-    assert one_segment(ann.asks("It started again this morning")) == f"ACME: {menu}"
+    offered = "1 #1002 No hot water upstairs, 2 #1001 The boiler shows F28, or 3 something new"
+    menu = f"ACME: is this about {offered}? Reply 1, 2 or 3"
+    assert one_segment(ann.asks("It started again this morning")) == menu
     assert messages(service) == [(1001, "new"), (1002, "new")], "it is on no ticket yet"
     assert "1 message needs sorting" in re.sub(r"<[^>]+>", "", ada.get("/"))
     waiting = ada.get("/mailroom?state=sorting")

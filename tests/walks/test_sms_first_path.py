@@ -1,4 +1,4 @@
-"""The thinnest whole path of SMS: a text comes in, a ticket lives, an answer goes out, the receipt comes back, STOP ends
+"""The thinnest whole path of SMS: a text comes in, a ticket lives, an answer goes out, its receipt comes back, STOP ends
 it. Once through a provider of our own making, by its signed webhook, and once through a real Kannel.
 """
 
@@ -98,7 +98,9 @@ def test_a_text_becomes_a_ticket_its_answer_is_delivered_and_stop_ends_it(
     assert "Goes out" in held
     assert ann.hears() == "Press the red button."
     assert [text.words for text in ann.got()] == [acknowledgement, "Press the red button."], "one acknowledgement, once"
-    service.wait_for(lambda: re.search(r"Sent[^<]* \d\d:\d\d", ada.get("/tickets/1001")), "the page to say that it is sent")
+    service.wait_for(
+        lambda: re.search(r"Sent[^<]* \d\d:\d\d", ada.get("/tickets/1001")), "the page to say that it is sent"
+    )
 
     carrier.reports(ann.got()[-1])
     assert was_delivered(service, ada)
@@ -115,7 +117,7 @@ def test_after_stop_nothing_leaves_not_even_what_waits_already(service: Service,
     assert re.search("opted out", page, re.IGNORECASE), "the history says so"
     assert re.search(r"Not delivered[^<]*opted out", page), "and so does what waited"
 
-    with pytest.raises(AssertionError, match="answered 422: .*"):
+    with pytest.raises(AssertionError, match="answered 422"):
         answer(ada, 1001, "Did it help?")
     settled(service)
     assert [text.words.split(":")[0] for text in ann.got()] == ["ACME", "ACME"], "an acknowledgement and a confirmation"
