@@ -21,8 +21,6 @@ def arrival(value: Sms | Receipt, received: datetime) -> Arrival:
     sender = value.sender if isinstance(value, Sms) else ""
     recipients = (value.recipient,) if isinstance(value, Sms) else ()
     envelope = Envelope(sender, recipients, path="web")
-    sent = value.at if isinstance(value, Sms) else None
-    received = min(received, sent) if sent else received  # by the provider, while we were away
     # Half characters (lone surrogates) are replaced: no database keeps them.
     return Arrival(key_of(value), Channel.SMS, raw.encode("utf-8", "replace"), envelope, received)
 

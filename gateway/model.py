@@ -321,6 +321,7 @@ class Inbound(Table):
     size = IntegerField()
     envelope = TextField()  # JSON of values.Envelope
     received_at = UtcField()
+    sent_at = UtcField(null=True)  # by the sender, when the provider says so
     state = TextField(default="new")
     reason = TextField(default="")
     sender = TextField(default="")
@@ -446,7 +447,7 @@ class Binding(Table):
     used_at = UtcField()
 
     class Meta:
-        primary_key = CompositeKey("number", "phone")
+        primary_key = CompositeKey("phone", "number")
 
 
 class Counter(Table):

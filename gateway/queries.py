@@ -872,15 +872,21 @@ class PhonesOf:
 
 def phones_of_ours(now: datetime, account: int | None = None) -> tuple[PhonesOf, ...]:
     """Every active account with its phones, or only one."""
-    people = rows(
-        "select a.id, a.contact, coalesce(nullif(c.name, ''), a.address), a.roles from account a "
-        "join contact c on c.id = a.contact where a.active = ? order by c.name",
-        True,
-    )
+    people = [
+        line
+        for line in rows(
+            "select a.id, a.contact, coalesce(nullif(c.name, ''), a.address), a.roles from account a "
+            "join contact c on c.id = a.contact where a.active = ? order by c.name",
+            True,
+        )
+        if account in (None, line[0])
+    ]
     enrolled: dict[int, list[EnrolledPhone]] = {}
     for contact, number, verified_at in rows(
         "select ca.contact, a.value, ca.verified_at from contact_address ca join address a on a.id = ca.address "
-        "where ca.verified_at is not null and a.medium = 'sms' order by ca.verified_at"
+        f"where ca.contact in ({marks(people)}) and ca.verified_at is not null and a.medium = 'sms' "
+        "order by ca.verified_at",
+        *(line[1] for line in people),
     ):
         used = row("select received_at from inbound where sender = ? and sender <> '' order by id desc limit 1", number)
         enrolled.setdefault(contact, []).append(
@@ -902,7 +908,6 @@ def phones_of_ours(now: datetime, account: int | None = None) -> tuple[PhonesOf,
             tuple(pending.get(str(id), ())),
         )
         for id, contact, name, roles in people
-        if account in (None, id)
     )
 
 

@@ -44,14 +44,24 @@ class Place:
 
 def place(sms: Sms, config: Config) -> Place | None:
     """Where an SMS came in; None when no number is configured. A number that is ours no more is read as the first."""
-    named = config.way(sms.recipient) or next((way for way in config.sms if way.driver == sms.driver), None)
-    way = named or (config.sms[0] if config.sms else None)
-    if way is None:
+    first = next((way for way in config.sms if way.driver == sms.driver), next(iter(config.sms), None))
+    if first is None:
         return None
-    number = sms.recipient if sms.recipient in way.numbers else way.number
-    region = way.region or phones.region_of(number) or "US"
-    number = number if number in way.numbers else way.number
-    return Place(way, number, phones.sender(sms.sender, region))
+    number = next((ours for way in config.sms if (ours := _ours(sms.recipient, way))), first.number)
+    way = config.way(number) or first
+    return Place(way, number, phones.sender(sms.sender, _region(way)))
+
+
+def _region(way: SmsNumber) -> str:
+    return way.region or phones.region_of(way.number) or "US"
+
+
+def _ours(written: str, way: SmsNumber) -> str:
+    """Which of its numbers it is, however the provider writes it; "" when none."""
+    if written in way.numbers:
+        return written
+    spelt = phones.sender(written, _region(way))
+    return next((number for number in way.numbers if number in (spelt, f"+{written.strip()}")), "")
 
 
 def understood(sms: Sms, config: Config) -> InboundMessage:
@@ -70,6 +80,7 @@ def understood(sms: Sms, config: Config) -> InboundMessage:
         message_id=f"{sms.driver}:{sms.id}",
         content_hash=content,
         delivered_to=(sms.recipient,),
+        date=sms.at,
     )
 
 
@@ -116,7 +127,8 @@ def expire_questions(now: datetime) -> bool:
     woken = False
     for asked in texts.expired(now):
         if asked.kind not in (QuestionKind.MENU, QuestionKind.UNASKED) or asked.command:
-            update("question", "id", asked.id, state="over" if not asked.command else "late")
+            update("question", "id", asked.id, state="late" if asked.kind is QuestionKind.MENU else "over")
+            outbox.forget_codes(asked.id)
             continue
         when = texts.activity(asked.options)
         # Of those that are as new the first stands: the menu was sorted by activity.

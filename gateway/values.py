@@ -799,6 +799,7 @@ class Decision:
     answers: tuple[tuple[int, Ruling], ...] = ()  # questions whose waiting messages are decided again, by this ruling
     enrolments: tuple[Enrolment, ...] = ()
     moved: tuple[int, ...] = ()  # entries that now lie on this decision's ticket
+    secret: bool = False  # the words of the message are a code: no list shows them
     remember: bool = False  # the first entry keeps the changed columns as they were: it can be undone
     also: tuple[Decision, ...] = ()  # what happens to other tickets, in the same transaction
 

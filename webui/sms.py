@@ -146,5 +146,5 @@ def money(amount: str, currency: str) -> str:
     except InvalidOperation:
         return f"{amount} {currency}".strip()
     cents = value.quantize(Decimal("0.01"))
-    shown = cents if abs(cents) >= Decimal("0.01") else value.normalize()
+    shown = cents if abs(value) >= Decimal("0.01") else value.normalize()
     return f"{shown:f} {currency}".strip()

@@ -454,12 +454,11 @@ def _unprefixed(result: str) -> str:
 def _cost(sent: Delivery, text: str) -> str:
     """2 SMS, 0.08 GBP: what the provider said, else our own count and estimate."""
     count = sent.segments or (segments.count(text.strip()).segments if text.strip() else 0)
-    if sent.state is OutboxState.CANCELLED or not count:
+    if sent.state in (OutboxState.CANCELLED, OutboxState.DEAD) or not count:
         return ""
     if sent.price:
         return f", {count} SMS, {sms.money(sent.price, sent.currency)}"
-    config = context.site().config
-    cost = sms.estimate(count, config.way(sent.number)) if sent.state is not OutboxState.DEAD else ""
+    cost = sms.estimate(count, context.site().config.way(sent.number))
     return f", {count} SMS" + (f", {cost}" if cost else "")
 
 

@@ -65,11 +65,11 @@ def shown_by_phone(said: Said, text: str, facts: TextFacts, config: Config, way:
         return None
     steps = (Step("enrolment", "the code of an enrolment", hit=True),)
     if not right(asked, code):
-        return Decision(InboundState.DONE, "wrong-code", steps, question_changes=_one_try_less(asked))
+        return Decision(InboundState.DONE, "wrong-code", steps, question_changes=_one_try_less(asked), secret=True)
     account = facts.accounts.get(int(asked.command or 0))
     if account is None or not account.active:
-        return Decision(InboundState.DONE, "wrong-code", steps)
-    return _enrolled(Decision(InboundState.DONE, "enrolled", steps), asked, account, asked.number)
+        return Decision(InboundState.DONE, "wrong-code", steps, secret=True)
+    return _enrolled(Decision(InboundState.DONE, "enrolled", steps, secret=True), asked, account, asked.number)
 
 
 def _one_try_less(asked: Asked) -> dict[int, dict[str, object]]:

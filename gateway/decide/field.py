@@ -187,7 +187,7 @@ def _free_text(order: Order) -> Decision:
         return Decision(PARKED, "needs-sorting", order.step(f"perhaps {words}"), notices=told)
     if _codes(order) and (order.said.pin or re.fullmatch(r"\s*\d{3,8}\s*", order.text)):
         told = _answer(order, NoticeKind.USAGE, say="code-alone")
-        return Decision(PARKED, "needs-sorting", order.step("a code without its command"), notices=told)
+        return Decision(PARKED, "needs-sorting", order.step("a code without its command"), notices=told, secret=True)
     ticket = _current(order) or _only_job(order)
     if ticket is not None:
         return _note_on(order, ticket, order.text)
@@ -684,9 +684,6 @@ def _undo(order: Order) -> Decision:
         told = _answer(order, NoticeKind.ECHO, say="nothing-to-undo")
         return Decision(DONE, "nothing-to-undo", order.step("nothing to undo"), notices=told)
     ticket = order.facts.tickets[last.ticket]
-    if last.overtaken:
-        told = _echo(order, ticket, "overtaken", entry=None, verb=last.verb.upper())
-        return Decision(DONE, "overtaken", order.step("somebody changed it since"), ticket=ticket.number, notices=told)
     held = [t for t in last.told if t.state in (OutboxState.HELD, OutboxState.READY)]
     gone = next(
         (t for t in last.told if t.state in (OutboxState.SENT, OutboxState.SENDING, OutboxState.UNCERTAIN)), None
@@ -694,6 +691,8 @@ def _undo(order: Order) -> Decision:
     customer = gone is not None and gone.kind in (NoticeKind.ANSWER, NoticeKind.CLOSING)
     at = gone.at.astimezone(order.zone) if gone and gone.at else None
     shown: dict[str, Any] = {"at": f"{at:%H:%M}" if at else "already"} if customer else {}
+    # What others did since stays; what has not left yet is stopped all the same.
+    say = "undone-told" if customer else "overtaken" if last.overtaken else "undone"
     event = _event(order, "undone", {"entry": last.entry, "verb_undone": last.verb} | shown)
     return Decision(
         DONE,
@@ -701,9 +700,9 @@ def _undo(order: Order) -> Decision:
         order.step(f"takes {last.verb} on #{last.ticket} back"),
         ticket=ticket.number,
         entries=(event,),
-        changes=dict(last.before),
+        changes={} if last.overtaken else dict(last.before),
         outbox_changes={t.outbox: {"state": "cancelled", "result": "taken back"} for t in held},
-        notices=_echo(order, ticket, "undone-told" if customer else "undone", verb=last.verb.upper(), **shown),
+        notices=_echo(order, ticket, say, verb=last.verb.upper(), **shown),
     )
 
 

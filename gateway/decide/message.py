@@ -260,17 +260,32 @@ def _command(case: Case, account: Account, ticket: TicketFacts | None) -> Decisi
         message_ids=(case.message.message_id,),
         steps=case.steps,
     )
-    decision = replace(field.by_mail(order), address_changes=_reachable_again(case))
+    ordered = replace(field.by_mail(order), address_changes=_reachable_again(case))
     if not (rest and answers and ticket):
-        return decision
+        return ordered
     answer = _staff_answer(replace(case, message=replace(case.message, text=rest)), account, ticket)
-    sent = tuple(notice for notice in answer.notices if notice.kind is NoticeKind.ANSWER)  # one echo is enough
-    # The command says how the ticket stands afterwards; the words go out besides.
-    return replace(decision, also=(replace(answer, notices=sent, changes={"unread": False}),))
+    return _both(ordered, answer, field.executes(said, ordered))
 
 
 def _released(case: Case) -> bool:
     return case.facts.ruling is not None and case.facts.ruling.word == "release"
+
+
+def _both(ordered: Decision, answer: Decision, executed: bool) -> Decision:
+    """A command and an answer in one mail: written once, each sent once, one echo. How the ticket stands afterwards is
+    said by the command where it says anything."""
+    told = tuple(notice for notice in answer.notices if notice.kind is NoticeKind.ANSWER)
+    if not executed:
+        return replace(answer, notices=(*told, *ordered.notices))
+    if ordered.ticket != answer.ticket:
+        return replace(ordered, also=(replace(answer, notices=told),))
+    behind = len(ordered.entries)
+    return replace(
+        ordered,
+        entries=(*ordered.entries, *answer.entries),
+        changes={**answer.changes, **ordered.changes},
+        notices=(*ordered.notices, *(replace(notice, entry=behind) for notice in told)),
+    )
 
 
 CHECKS: tuple[Callable[[Case], Decision | None], ...] = (

@@ -174,9 +174,13 @@ def _opted_in(case: TextCase, by_provider: str) -> Decision | None:
             address_changes=_phone_changes(case, opted_out=False, opted_out_at=None),
             also=_on_every_ticket(case, "opted-in"),
         )
-    if _was_asked(case):
-        return None  # YES answers what we asked
+    if _was_asked(case) or (_says_yes(case) and case.facts.candidates and not case.facts.phone.account):
+        return None  # YES answers what we asked; and on an open ticket it is what he says
     return Decision(InboundState.DONE, "opt-in", case.step("T0", "wants SMS, as before"))
+
+
+def _says_yes(case: TextCase) -> bool:
+    return "yes" in case.sms.text.lower()
 
 
 def _was_asked(case: TextCase) -> bool:
@@ -299,8 +303,8 @@ def _customer(case: TextCase) -> Decision:
         return ruled
     if case.as_customer:
         return _open(case, "new-by-word")
-    choice = case.said.n if case.said.kind is SaidKind.CHOICE else 1 if case.said.kind is SaidKind.OPT_IN else None
     by_word = case.said.kind is SaidKind.OPT_IN
+    choice = case.said.n if case.said.kind is SaidKind.CHOICE else 1 if by_word and _was_asked(case) else None
     landing = conversation.choose(case.sms.text, choice, by_word, case.facts, case.way)
     if landing.reason == "menu":
         return _chosen(case, landing)

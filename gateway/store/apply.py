@@ -39,6 +39,7 @@ from gateway.model import (
 from gateway.store import facts, intake, schedule, texts
 from gateway.store import outbox as outgoing
 from gateway.values import (
+    Channel,
     Decision,
     Enrolment,
     InboundMessage,
@@ -51,6 +52,7 @@ from gateway.values import (
     OutboxState,
     Permanent,
     Person,
+    Status,
     Step,
     Written,
 )
@@ -195,6 +197,8 @@ def _update_ticket(number: int, chain: str, decision: Decision, entries: Sequenc
             }
     if columns:
         update("ticket", "number", number, **columns)
+    if columns.get("status", Status.CLOSED) != Status.CLOSED:
+        outgoing.take_back_closing(number, at)
 
 
 def _add_participants(number: int, participants: Sequence[tuple[str, str]]) -> None:
@@ -327,7 +331,7 @@ def _number(notice: Notice, ticket: int | None, now: datetime) -> str:
     if ticket is not None and notice.account is None:
         execute(
             "insert into binding (number, phone, ticket, used_at) values (?, ?, ?, ?) "
-            "on conflict (number, phone) do update set ticket = excluded.ticket, used_at = excluded.used_at",
+            "on conflict (phone, number) do update set ticket = excluded.ticket, used_at = excluded.used_at",
             chosen,
             notice.recipient,
             ticket,
@@ -359,6 +363,8 @@ def _change_questions(decision: Decision, ticket: int | None, at: int, inbound: 
         update("inbound", "id", inbound, question=decision.waits_for)
     for question, columns in decision.question_changes.items():
         update("question", "id", question, **columns)
+        if columns.get("state", "open") != "open":
+            outgoing.forget_codes(question)
     for question, ruling in decision.answers:
         intake.rule_waiting(question, ruling)
     for entry in decision.moved:
@@ -415,7 +421,8 @@ def _settle(
     if message:
         columns |= {
             "sender": message.sender.address,
-            "subject": message.subject[:200],
+            "subject": "(a code)" if decision.secret else message.subject[:200],
+            "sent_at": None if message.date is None or message.channel is Channel.MAIL else micros(message.date),
             "message_id": message.message_id,
             "content_hash": message.content_hash,
             "likeness": likeness(message),

@@ -716,6 +716,26 @@ def take_back(entry: int, now: datetime) -> tuple[int, str]:
     return int(lines[0][1]), ""
 
 
+def take_back_closing(ticket: int, at: int) -> None:
+    """The ticket is open again: nobody is told any more that it is done. Inside `writing()`."""
+    execute(
+        "update outbox set state = 'cancelled', result = 'the ticket is open again', changed = ?, done_at = ? "
+        "where ticket = ? and kind = 'closing' and state in ('held', 'ready')",
+        at,
+        at,
+        ticket,
+    )
+
+
+def forget_codes(question: int) -> None:
+    """A one-time code that counts no more stands nowhere. Inside `writing()`."""
+    execute(
+        "update outbox set data = '{}', rendered = null where medium = 'sms' and kind = 'code' and state = 'sent' "
+        "and recipient in (select phone from question where id = ? and kind in ('code', 'enrol'))",
+        question,
+    )
+
+
 def release(id: int, now: datetime) -> None:
     """Sends a held or waiting row now, or tries a dead one again from the start. Inside `writing()`."""
     changed = execute(

@@ -297,8 +297,9 @@ def _heard(number: str, inbound: int) -> tuple[Heard, ...]:
         return ()
     before = "and i.id < ? " if inbound else "and i.id > ? "
     lines = rows(
-        "select i.id, i.received_at, coalesce(r.ticket, i.ticket), i.ticket, i.entry, i.state, i.reason, "  # noqa: S608
-        "i.content_hash, i.subject, i.question from inbound i left join reference r on r.value = i.message_id "
+        "select i.id, coalesce(i.sent_at, i.received_at), coalesce(r.ticket, i.ticket), i.ticket, i.entry, "  # noqa: S608
+        "i.state, i.reason, i.content_hash, i.subject, i.question "
+        "from inbound i left join reference r on r.value = i.message_id "
         f"where i.sender = ? and i.sender <> '' {before}and i.channel = 'sms' order by i.id desc limit ?",
         number,
         inbound,
@@ -347,14 +348,16 @@ def _count(counter: str, subject: str, now: datetime, slots: int) -> int:
 def _orders(account: Account, now: datetime) -> tuple[Ordered, ...]:
     """His commands of the last hour, newest first, with what went to others because of them."""
     senders = [account.address, *_phones(account.contact)]
-    received = rows(
-        f"select id from inbound where sender in ({marks(senders)}) and received_at >= ? order by id desc limit 40",  # noqa: S608
-        *senders,
-        micros(now - LAST_ORDERS),
-    )
-    if not received:
+    received = [
+        line
+        for sender in senders
+        for line in rows(
+            "select id, done_at from inbound where sender = ? and sender <> '' order by id desc limit 40", sender
+        )
+    ]
+    ids = [id for id, done_at in received if (done_at or 0) >= micros(now - LAST_ORDERS)]
+    if not ids:
         return ()
-    ids = [line[0] for line in received]
     lines = rows(
         f"select id, ticket, inbound, at, data from entry where inbound in ({marks(ids)}) and account = ? "  # noqa: S608
         "order by id desc",

@@ -194,6 +194,11 @@ def twilio(double: Double, folder: Path) -> Iterator[dict[str, str]]:
             self.end_headers()
             self.request = ours.wrap_socket(self.connection, server_side=True)
             self.setup()  # what follows on this connection is read through TLS
+            self.close_connection = False
+
+        def finish(self) -> None:
+            super().finish()
+            self.connection.close()
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))

@@ -1,4 +1,4 @@
-"""The thinnest whole path of SMS: a text comes in, a ticket lives, an answer goes out, its receipt comes back, STOP ends
+"""The thinnest whole path of SMS: a text comes in, a ticket lives, an answer goes out, its receipt comes, and STOP ends
 it. Once through a provider of our own making, by its signed webhook, and once through a real Kannel.
 """
 
