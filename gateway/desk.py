@@ -172,7 +172,11 @@ def _understand(
         return understand(waiting, staff)
     raw = waiting.raw.read_bytes() if isinstance(waiting.raw, Path) else waiting.raw
     value = kept.read(raw)
-    return value if isinstance(value, Receipt) else Understood(texting.understood(value, config), sms=value)
+    return (
+        value
+        if isinstance(value, Receipt)
+        else Understood(texting.understood(value, config, waiting.received), sms=value)
+    )
 
 
 def _write_group(desk: Desk, ahead: deque[tuple[intake.Waiting, Future[Understood | Receipt]]], limit: int) -> int:
@@ -243,9 +247,8 @@ def _decide(
     message = understood.message
     if understood.sms:
         sms = understood.sms
-        decision, _ = texting.decide(
-            sms, message, config, caps(sms.driver), now, sms.at or waiting.received, waiting.id, waiting.ruling
-        )
+        sent = texting.sent_at(sms, waiting.received)
+        decision, _ = texting.decide(sms, message, config, caps(sms.driver), now, sent, waiting.id, waiting.ruling)
         took = Step("decided", f"settings {config.digest}", round((time.perf_counter() - started) * 1000, 2))
         return replace(decision, trace=(*decision.trace, took))
     clues = read_clues(message, waiting.envelope, config, keys)
@@ -407,7 +410,7 @@ def rehearse(
 
 def rehearse_text(config: Config, sms: Sms, caps: Caps, now: datetime) -> tuple[Decision, Said]:
     """What would become of an SMS right now, and what is read in it. Writes nothing."""
-    return texting.decide(sms, texting.understood(sms, config), config, caps, now, now)
+    return texting.decide(sms, texting.understood(sms, config, now), config, caps, now, now)
 
 
 def replay(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from gateway import commands, phones
 from gateway.config import Config, SmsNumber
@@ -30,6 +30,8 @@ from gateway.values import (
     Step,
 )
 
+FETCHED = ("twilio", "file")  # drivers whose times come from the provider's own list
+FETCHED_AT_MOST = timedelta(days=7)
 NO_NUMBER = "there is no [[sms]] in the config any more"
 
 
@@ -64,7 +66,14 @@ def _ours(written: str, way: SmsNumber) -> str:
     return next((number for number in way.numbers if number in (spelt, f"+{written.strip()}")), "")
 
 
-def understood(sms: Sms, config: Config) -> InboundMessage:
+def sent_at(sms: Sms, received: datetime) -> datetime:
+    """When an SMS was sent, as far as it can be believed: a provider's clock may be hours off, or say nothing. Only
+    what we fetched ourselves, because we had been away, was sent long before we got it."""
+    fetched = sms.at is not None and timedelta() <= received - sms.at <= FETCHED_AT_MOST
+    return sms.at if sms.at is not None and fetched and sms.driver in FETCHED else received
+
+
+def understood(sms: Sms, config: Config, received: datetime) -> InboundMessage:
     """The message that the mailroom's columns and the timeline know."""
     at = place(sms, config)
     sender = NamedAddress("", at.sender if at else "")
@@ -80,7 +89,7 @@ def understood(sms: Sms, config: Config) -> InboundMessage:
         message_id=f"{sms.driver}:{sms.id}",
         content_hash=content,
         delivered_to=(sms.recipient,),
-        date=sms.at,
+        date=sent_at(sms, received),
     )
 
 

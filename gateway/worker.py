@@ -387,6 +387,7 @@ def _consumer(doorbell: bell.Bell) -> Any:
             pass
 
     logging.getLogger("huey").setLevel(logging.WARNING)
+    logging.getLogger("twilio.http_client").setLevel(logging.WARNING)  # it writes numbers and words into the log
     return QuietConsumer(
         doorbell.huey,
         workers=len(bell.TASKS),

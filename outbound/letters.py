@@ -22,6 +22,7 @@ class Background:
     """
 
     number: int = 0
+    last_entry: int = 0
     inbox: str = ""
     ticket_subject: str = ""
     subject: str = ""
@@ -49,7 +50,7 @@ def compose(outgoing: Outgoing, behind: Background, config: Config) -> Letter:
         outgoing=outgoing,
         text=behind.text,
         number=behind.number,
-        entry=outgoing.entry or 0,
+        entry=outgoing.entry or behind.last_entry,
         inbox=behind.inbox,
         ticket_subject=behind.ticket_subject,
         entry_subject=(behind.answered_subject or behind.subject) if answers else behind.subject,

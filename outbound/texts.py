@@ -1,8 +1,8 @@
 """What an SMS says. Pure: a `Letter` and the firm's name become the text; what goes by itself is one segment.
 
 Words of people go out as they wrote them. Everything else is filled into `templates/<language>/sms.toml`; when it is
-too long for one segment, subjects and quoted words are cut, never numbers and never what to do next. The same sentences,
-uncut, stand in the mails that answer a command.
+too long for one segment, subjects and quoted words are cut, never numbers and never what to do next. The same
+sentences, uncut, stand in the mails that answer a command.
 """
 
 from __future__ import annotations
@@ -56,20 +56,25 @@ def say(data: Mapping[str, Any], firm: str, one_segment: bool) -> str:
     """The sentence that a decision named, by SMS in one segment, by mail as long as it is."""
     template, fields = _put_together(templates("en"), {**data, "firm": firm[:FIRM] if one_segment else firm})
     if one_segment:
-        return segments.fit(template, fields, shorten=[name for name in fields if name.rstrip("0123456789") in CUT])
+        shorten = [name for name in fields if name.rstrip("0123456789") in CUT]
+        try:
+            return segments.fit(template, fields, shorten=shorten)
+        except ValueError:  # eight lines with ten digits each: the last is cut
+            return segments.fit("{text}", {"text": template.format(**fields)})
     return template.format(**fields)
 
 
-def _put_together(known: Mapping[str, str], data: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def _put_together(known: Mapping[str, str], data: Mapping[str, Any]) -> tuple[str, dict[str, str | int]]:
     """The template with the lines of a menu or a list in it, each subject a field of its own that can be cut."""
     name = str(data["say"])
     lines: Sequence[Sequence[Any]] = data.get("lines", ())
     if name == "status" and not lines:
         name = "no-status"
-    fields = {key: value for key, value in data.items() if isinstance(value, str | int)}
+    plain_words = {key: " ".join(value.split()) for key, value in data.items() if isinstance(value, str)}
+    fields = {key: value for key, value in data.items() if isinstance(value, int)} | plain_words
     parts = []
     for n, (number, subject, *state) in enumerate(lines, 1):
-        fields[f"subject{n}"] = subject
+        fields[f"subject{n}"] = " ".join(str(subject).split())
         said = f": {STATES.get(state[0], state[0])}" if state else ""
         parts.append((f"{n} " if not state else "") + f"#{number} {{subject{n}}}{said}")
     digits = [str(n) for n in range(1, len(lines) + (2 if name == "menu" else 1))]

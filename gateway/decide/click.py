@@ -56,8 +56,9 @@ def _answer(action: Answer, actor: Account, facts: Facts, config: Config) -> Dec
     answer = _to_requester(action, ticket, config)
     if action.seen and action.seen < ticket.last_entry:
         raise Permanent("Something new came while you were writing. Read it, then send again.")
+    channel = Channel.SMS if answer.medium is Medium.SMS else Channel.WEB
     entry = NewEntry(
-        Kind.ANSWER, Channel.WEB, actor.name, account=actor.id, reason="page", text=action.text, files=action.files
+        Kind.ANSWER, channel, actor.name, account=actor.id, reason="page", text=action.text, files=action.files
     )
     changes: dict[str, Any] = {"unread": False, "due_at": None, "next_at": facts.now + notices.LATER}
     changes |= {"status": Status.WAITING, "closed_at": None, "closing_reason": ""}
@@ -208,7 +209,7 @@ def _write(action: Write, actor: Account, facts: Facts, config: Config) -> Decis
         raise Permanent("An SMS needs some words." if by_sms else "A new mail needs a subject and some words.")
     entry = NewEntry(
         Kind.ANSWER,
-        Channel.WEB,
+        Channel.SMS if by_sms else Channel.WEB,
         actor.name,
         account=actor.id,
         reason="page",

@@ -692,7 +692,7 @@ def _undo(order: Order) -> Decision:
     at = gone.at.astimezone(order.zone) if gone and gone.at else None
     shown: dict[str, Any] = {"at": f"{at:%H:%M}" if at else "already"} if customer else {}
     # What others did since stays; what has not left yet is stopped all the same.
-    say = "undone-told" if customer else "overtaken" if last.overtaken else "undone"
+    say = "overtaken" if last.overtaken else "undone-told" if customer else "undone"
     event = _event(order, "undone", {"entry": last.entry, "verb_undone": last.verb} | shown)
     return Decision(
         DONE,
@@ -701,7 +701,9 @@ def _undo(order: Order) -> Decision:
         ticket=ticket.number,
         entries=(event,),
         changes={} if last.overtaken else dict(last.before),
-        outbox_changes={t.outbox: {"state": "cancelled", "result": "taken back"} for t in held},
+        outbox_changes={
+            t.outbox: {"state": "cancelled", "result": "taken back", "done_at": order.facts.now} for t in held
+        },
         notices=_echo(order, ticket, say, verb=last.verb.upper(), **shown),
     )
 

@@ -276,7 +276,7 @@ def _both(ordered: Decision, answer: Decision, executed: bool) -> Decision:
     said by the command where it says anything."""
     told = tuple(notice for notice in answer.notices if notice.kind is NoticeKind.ANSWER)
     if not executed:
-        return replace(answer, notices=(*told, *ordered.notices))
+        return replace(answer, notices=(*answer.notices, *_beside(ordered.notices)))
     if ordered.ticket != answer.ticket:
         return replace(ordered, also=(replace(answer, notices=told),))
     behind = len(ordered.entries)
@@ -286,6 +286,11 @@ def _both(ordered: Decision, answer: Decision, executed: bool) -> Decision:
         changes={**answer.changes, **ordered.changes},
         notices=(*ordered.notices, *(replace(notice, entry=behind) for notice in told)),
     )
+
+
+def _beside(told: tuple[Notice, ...]) -> tuple[Notice, ...]:
+    """Why the command was not carried out, beside the echo of the answer."""
+    return tuple(replace(notice, key=f"{notice.key}:command", entry=None) for notice in told)
 
 
 CHECKS: tuple[Callable[[Case], Decision | None], ...] = (

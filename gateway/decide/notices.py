@@ -161,7 +161,8 @@ def job(
     address = account.phone if by_sms else account.address
     ask = Ask(number, address, QuestionKind.JOB, now + JOB_OFFERED, (ticket.number,))
     if not by_sms:
-        return notice(account, entry, config, {"words": f"{by} gave this to you."}), ask
+        words = _job_in_words(ticket, by) if works_outside(account) else f"{by} gave this to you."
+        return notice(account, entry, config, {"words": words, "newest": True}), ask
     told = Notice(
         NoticeKind.JOB,
         Medium.SMS,
@@ -173,6 +174,16 @@ def job(
         data={"say": "job", "subject": ticket.subject, "number": ticket.number},
     )
     return told, ask
+
+
+def _job_in_words(ticket: TicketFacts, by: str) -> str:
+    """What a job's mail says before the customer's own words: who, and what can be answered."""
+    who = ", ".join(reach.address for reach in ticket.reach) or "no address is known"
+    return (
+        f"{by} gives you this job. The customer: {who}\n\n"
+        "Answer with one of these as the first line: TAKE, DROP, ETA 40m, HERE, NOTE: text, HOLD 2d, REPLY: text to "
+        "the customer, DONE: what was done. UNDO takes it back within ten minutes."
+    )
 
 
 def echo(account: Account, entry: int, words: str) -> Notice:

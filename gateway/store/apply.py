@@ -189,6 +189,8 @@ def _update_ticket(number: int, chain: str, decision: Decision, entries: Sequenc
     if decision.entries:
         columns |= {"chain": chain, "last_entry": entries[-1], "updated_at": at}
         shown = next((e for e in reversed(decision.entries) if e.kind is not Kind.EVENT), None)
+        if decision.moved and not shown:
+            columns |= _shown_of(decision.moved[-1])
         if shown:
             columns |= {
                 "last_channel": shown.channel,
@@ -199,6 +201,16 @@ def _update_ticket(number: int, chain: str, decision: Decision, entries: Sequenc
         update("ticket", "number", number, **columns)
     if columns.get("status", Status.CLOSED) != Status.CLOSED:
         outgoing.take_back_closing(number, at)
+
+
+def _shown_of(entry: int) -> dict[str, Any]:
+    """What lists show of a message that was moved here."""
+    channel, author, text = row(
+        "select e.channel, coalesce(nullif(b.author, ''), a.value, ''), b.text from entry e "
+        "join body b on b.entry = e.id left join address a on a.id = e.author where e.id = ?",
+        entry,
+    )
+    return {"last_channel": channel, "last_author": author, "last_text": " ".join(text.split())[:SNIPPET]}
 
 
 def _add_participants(number: int, participants: Sequence[tuple[str, str]]) -> None:
@@ -368,7 +380,8 @@ def _change_questions(decision: Decision, ticket: int | None, at: int, inbound: 
     for question, ruling in decision.answers:
         intake.rule_waiting(question, ruling)
     for entry in decision.moved:
-        execute(f"update reference set ticket = ? where value = ({facts.MESSAGE_ID})", ticket, entry)  # noqa: S608
+        by_id = f"update reference set ticket = ? where value = ({facts.MESSAGE_ID}) and entry = ?"  # noqa: S608
+        execute(by_id, ticket, entry, entry)
 
 
 # -- the rest ----------------------------------------------------------------------------------------------------

@@ -337,7 +337,7 @@ def message_on(entry: int) -> MessageOn | None:
     if found is None:
         return None
     ticket, author, subject, text = found
-    at = row(f"select ticket from reference where value = ({MESSAGE_ID})", entry)  # noqa: S608 - the words are ours
+    at = row(f"select ticket from reference where value = ({MESSAGE_ID}) and entry = ?", entry, entry)  # noqa: S608
     return MessageOn(entry, int(at[0]) if at else ticket, author, subject, text)
 
 

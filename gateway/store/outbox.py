@@ -618,10 +618,12 @@ def behind(outgoing: Outgoing) -> dict[str, Any]:
     """What rendering needs beside the row: columns by name, as `outbound.letters.Background` takes them."""
     found: dict[str, Any] = {}
     if outgoing.ticket is not None:
-        inbox, subject = row("select inbox, subject from ticket where number = ?", outgoing.ticket)
-        found |= {"number": outgoing.ticket, "inbox": inbox, "ticket_subject": subject}
+        inbox, subject, last = row("select inbox, subject, last_entry from ticket where number = ?", outgoing.ticket)
+        found |= {"number": outgoing.ticket, "inbox": inbox, "ticket_subject": subject, "last_entry": last}
         found |= _ids(outgoing.ticket, outgoing.recipient)
     entry = outgoing.data.get("entry") if outgoing.entry is None else outgoing.entry  # by mail what an SMS could not
+    if outgoing.data.get("newest"):  # a job is given with what the customer last said
+        entry = _last_message(outgoing.ticket) or entry
     if entry is not None:
         found |= _words(entry)
         found |= _answered(outgoing.ticket, entry, outgoing.recipient) if outgoing.kind is NoticeKind.ANSWER else {}
@@ -636,6 +638,11 @@ def behind(outgoing: Outgoing) -> dict[str, Any]:
         roles, generation = row("select roles, generation from account where id = ?", outgoing.account)
         found |= {"roles": frozenset(Role(r) for r in roles.split(",") if r), "generation": generation}
     return found
+
+
+def _last_message(ticket: int | None) -> int | None:
+    found = row("select id from entry where ticket = ? and kind = 'message' order by id desc limit 1", ticket)
+    return None if found is None else found[0]
 
 
 def _words(entry: int) -> dict[str, Any]:
@@ -730,7 +737,9 @@ def take_back_closing(ticket: int, at: int) -> None:
 def forget_codes(question: int) -> None:
     """A one-time code that counts no more stands nowhere. Inside `writing()`."""
     execute(
-        "update outbox set data = '{}', rendered = null where medium = 'sms' and kind = 'code' and state = 'sent' "
+        "update outbox set data = '{}', rendered = null, "
+        "state = case when state in ('held', 'ready') then 'cancelled' else state end "
+        "where medium = 'sms' and kind = 'code' "
         "and recipient in (select phone from question where id = ? and kind in ('code', 'enrol'))",
         question,
     )

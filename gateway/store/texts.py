@@ -299,7 +299,7 @@ def _heard(number: str, inbound: int) -> tuple[Heard, ...]:
     lines = rows(
         "select i.id, coalesce(i.sent_at, i.received_at), coalesce(r.ticket, i.ticket), i.ticket, i.entry, "  # noqa: S608
         "i.state, i.reason, i.content_hash, i.subject, i.question "
-        "from inbound i left join reference r on r.value = i.message_id "
+        "from inbound i left join reference r on r.value = i.message_id and r.entry = i.entry "
         f"where i.sender = ? and i.sender <> '' {before}and i.channel = 'sms' order by i.id desc limit ?",
         number,
         inbound,

@@ -2,11 +2,12 @@
 
 A driver is a module of functions that know no database and no Flask:
 
-    receive(raw, event, ways) -> (values, answer)    a webhook: `event` is the last part of its path (sms, status); `ways`
-                                                     are the `[[sms]]` of this driver. Forged or strange: no values and
-                                                     the answer 403 or 405. Never raises on bad input.
-    poll(way, since, folder) -> values               optional: what came while we were away, oldest first; raises Temporary
-    fetch(way, media) -> (bytes, type)               optional: a picture; Later while it is not there yet, else Permanent
+    receive(raw, event, ways) -> (values, answer)   a webhook: `event` is the last part of its path (sms, status),
+                                                    `ways` are the `[[sms]]` of this driver. Forged or strange: no
+                                                    values, and the answer 403 or 405. Never raises on bad input.
+    poll(way, since, folder) -> values              optional: what came while we were away, oldest first; may raise
+                                                    Temporary
+    fetch(way, media) -> (bytes, type)              optional: a picture; Later while it is not there yet, else Permanent
 """
 
 from __future__ import annotations

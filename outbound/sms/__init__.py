@@ -6,7 +6,8 @@ A driver is a module with
     connect(way, config) -> client         made once; anything that is called with a request and has a time-out
     send(client, way, message) -> Sent     raises Later or Temporary (not taken, try again), Uncertain (perhaps taken),
                                            Refused (never; with the provider's code and our reason)
-    look_up(client, way, message) -> Sent | None   optional (CAPS.can_look_up): did it take this message? raises Temporary
+    look_up(client, way, message) -> Sent | None   optional (CAPS.can_look_up): did it take this message? may raise
+                                                   Temporary
     prices(client, way, since) -> receipts         optional (CAPS.price): what messages cost
 """
 

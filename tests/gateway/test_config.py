@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from gateway import config, setup
 from gateway.addresses import mail_address
@@ -47,8 +48,8 @@ def test_the_example_shows_a_number_and_every_provider_commented_out() -> None:
     block = EXAMPLE.read_text(encoding="utf-8").partition("# [[sms]]\n")[2].partition("\n\n")[0]
     lines = [line.removeprefix("# ") for line in block.splitlines() if re.match(r"# (\w+ = |\[)", line)]
     shown = tomllib.loads("\n".join(["[[sms]]", *lines]))["sms"][0]
-    models = {"twilio": Twilio, "kannel": Kannel, "http": HttpSms, "email": MailSms}
-    assert {name for name in shown} == set(SmsNumber.model_fields)
+    models: dict[str, type[BaseModel]] = {"twilio": Twilio, "kannel": Kannel, "http": HttpSms, "email": MailSms}
+    assert set(shown) == set(SmsNumber.model_fields)
     for name, model in models.items():
         assert shown[name].keys() == model.model_fields.keys(), name
     plain = {key: value for key, value in shown.items() if key not in models}

@@ -46,6 +46,8 @@ READS: dict[str, Callable[[datetime], object]] = {
     "older entries": lambda now: queries.ticket(1001, before=5),
     "newer entries": lambda now: queries.ticket(1001, after=1),
     **{f"mailroom {state}": partial(queries.mailroom, state) for state in queries.STATES},
+    "to be sorted": lambda now: queries.waiting_to_be_sorted(),
+    "phones": lambda now: queries.phones_of_ours(),
     "search by number": lambda now: queries.search("1001"),
     "search by address": lambda now: queries.search(ANN.address),
     "search by words": lambda now: queries.search("please help"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.values import Medium, NoticeKind, OutboxState, Outgoing, Permanent, Sent, Temporary, Uncertain
+from gateway.values import Medium, NoticeKind, OutboxState, Outgoing, Permanent, Refused, Sent, Temporary, Uncertain
 from outbound import journal
 from outbound.delivery import deliver, next_attempt
 from outbound.render import Letter, Rendered
@@ -118,6 +118,12 @@ class MemoryBox:
 
     def record_uncertain(self, id: int, words: str, again_at: datetime | None, now: datetime) -> None:
         self._record(id, OutboxState.READY if again_at else OutboxState.UNCERTAIN, words, again_at or now)
+
+    def record_later(self, id: int, words: str, again_at: datetime, now: datetime) -> None:
+        self._record(id, OutboxState.READY, words, again_at)
+
+    def record_refused(self, outgoing: Outgoing, refused: Refused, now: datetime) -> None:
+        self._record(outgoing.id, OutboxState.DEAD, str(refused), now)
 
     def _record(self, id: int, state: OutboxState, words: str, not_before: datetime) -> None:
         with self.lock:

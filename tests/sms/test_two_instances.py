@@ -20,6 +20,7 @@ from tests.bench.sms import START, Side
 
 A, B = "+447700900111", "+447700900222"
 MOST = 3  # automatic texts of both together
+BOTH_OUTSIDE = 7  # where each has enrolled the other's number as a technician's: three of each, and the list asked for
 FLIES = timedelta(seconds=5)
 STEP = timedelta(minutes=15)
 DAY = timedelta(hours=24)
@@ -37,6 +38,11 @@ def sides(tmp_path: Path) -> Iterator[tuple[Side, Side]]:
     for side in pair:
         side.here()
         side.closed()
+
+
+def most(mine: str, yours: str) -> int:
+    """What both may say together."""
+    return BOTH_OUTSIDE if "technician" in mine and "technician" in yours else MOST
 
 
 def told(side: Side, number: str, role: str) -> None:
@@ -99,7 +105,7 @@ def test_two_desks_that_text_each_other_fall_silent(mine: str, yours: str, sides
     for who, at, words in said[:8]:
         print(f"{at:%H:%M:%S} {who}: {words}")
     print(f"A takes B for {mine}, B takes A for {yours}: A said {counts['A']}, B {counts['B']}")
-    assert len(said) <= MOST, f"{len(said)} automatic texts: {said[:6]}"
+    assert len(said) <= most(mine, yours), f"{len(said)} automatic texts: {said[:6]}"
 
 
 @pytest.mark.parametrize("text", TEXTS[1:])
@@ -110,7 +116,7 @@ def test_whatever_the_first_text_is(role: str, text: str, sides: tuple[Side, Sid
     told(b, A, role)
     said = a_day(a, b, text)
     print(*(f"{at:%H:%M:%S} {who}: {words}" for who, at, words in said[:6]), sep="\n")
-    assert len(said) <= MOST, f"{len(said)} automatic texts: {said[:6]}"
+    assert len(said) <= most(role, role), f"{len(said)} automatic texts: {said[:6]}"
 
 
 def test_the_day_would_show_a_conversation_that_goes_on(

@@ -34,7 +34,7 @@ from tests.walks.service import Service
 
 OURS = "+447700900999"
 SECRET = "open sesame"
-PATIENCE = 15.0  # seconds for a text to come
+PATIENCE = 30.0  # seconds for a text to come
 DELIVERED = "arrived"  # the provider's word for it
 
 

@@ -180,7 +180,7 @@ def hears(service: Service, double: Double, words: str) -> str:
     def found() -> list[str]:
         return [one.text for one in double.messages if one.direction == "outbound-api" and words in one.text]
 
-    return service.wait_for(found, f"an SMS that says {words!r}", 15)[-1]
+    return service.wait_for(found, f"an SMS that says {words!r}")[-1]
 
 
 def test_a_photo_by_mms_comes_to_the_job_and_its_echo_goes_back_by_twilio(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_a_photo_by_mms_comes_to_the_job_and_its_echo_goes_back_by_twilio(tmp_pa
             writes(desk, double, "NOTE the gasket is worn", pictures=1)
             assert hears(desk, double, "note kept") == f"#1001 No heat in flat 7: note kept.{UNDO}"
             kept = "select a.name, a.type, e.kind from attachment a join entry e on e.id = a.entry"
-            desk.wait_for(lambda: desk.rows(kept), "the picture", 15)
+            desk.wait_for(lambda: desk.rows(kept), "the picture")
             assert desk.rows(kept) == [("picture-1.jpg", "image/jpeg", "note")]
             page = ada.get("/tickets/1001")
             shown = re.search(r"/attachments/\d+", page[page.index("the gasket is worn") :])
@@ -232,7 +232,7 @@ class Mailbox:
 
     def hears(self) -> EmailMessage:
         """The next letter that comes."""
-        path, letter = self.service.wait_for(self.unread, f"a letter to {self.address}", 15)[0]
+        path, letter = self.service.wait_for(self.unread, f"a letter to {self.address}")[0]
         self.read[path] = letter
         return letter
 

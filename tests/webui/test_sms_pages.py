@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gateway import store
+from gateway.desk import tick
 from gateway.model import Outbox, execute, insert, micros
 from gateway.store.files import keep_file
 from gateway.values import (
@@ -138,6 +139,7 @@ def test_an_sms_waits_five_seconds_with_its_undo_and_its_words_and_its_way_come_
     assert offered(page)["sms"] == "chosen"
     assert "We come at for.</textarea>" in page
     assert "Taken back 10:00, not sent" in words_of(page)
+    assert 'class="entry struck"' in page
 
 
 @pytest.mark.parametrize(
@@ -514,6 +516,17 @@ def test_what_needs_sorting_is_seen_in_the_inbox_and_sorted_by_one_click(texts: 
     assert "Yes please, tomorrow is fine" in shown(ada, two)
     assert "One of us said that it belongs here" in shown(ada, two)
     assert "sorting" not in words_of(ada.page("/"))
+
+
+def test_what_nobody_sorts_is_put_by_a_guess_that_says_so(texts: Texts, ada: Browser) -> None:
+    inbound, _, two = unsorted(texts)
+    texts.pages.clock.forward(minutes=61)
+    tick(texts.pages.desk.config, texts.pages.clock())
+    texts.decide()
+    assert texts.pages.rows("select ticket from inbound where id = ?", inbound) == [(two,)]
+    words = shown(ada, two)
+    assert f"Ann Hill by SMS, {SPOKEN} guessed" in words
+    assert "A guess: the sender was asked and did not answer" in words
 
 
 def test_it_may_be_something_new(texts: Texts, ada: Browser) -> None:
