@@ -80,7 +80,8 @@ def _message(form: Mapping[str, str], mine: Sequence[SmsNumber]) -> Sms:
         raise Strange("no message")
     if not any(_is_ours(form["To"], form.get("MessagingServiceSid"), way) for way in mine):
         raise Strange("to a number that is none of ours")
-    pictures = min(int(form.get("NumMedia", "0")), MAX_PICTURES)
+    said = form.get("NumMedia", "0")
+    pictures = min(int(said), MAX_PICTURES) if said.isascii() and said.isdigit() else 0
     return Sms(
         driver="twilio",
         id=form["MessageSid"],

@@ -900,7 +900,6 @@ def test_a_stranger_learns_nothing_by_naming_numbers(play: Play) -> None:
     assert all("Secret" not in said for said in scene.said(MAX))
 
 
-@pytest.mark.xfail(strict=True, reason="45: a provider without a clock (1970) makes every enrolled phone a customer's")
 def test_a_provider_without_a_clock_takes_nobody_his_commands(play: Play) -> None:
     scene = field_scene(play)
     number = scene.ticket("Boiler", scene.people["Ann Hill"], assignee=scene.accounts["Tom Field"])

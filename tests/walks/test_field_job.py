@@ -286,7 +286,7 @@ def test_a_whole_job_by_mail_alone(service: Service) -> None:
     job = "#1001 No heat in flat 7"
 
     assign(ada, service, TOM)
-    assert "Administrator gave this to you." in said(tom.hears())
+    assert "Administrator gives you this job." in said(tom.hears())
     for text, echo, then in (
         ("ok", f"{job} is yours. ETA, HERE, NOTE, DONE.{UNDO}", "open"),
         ("eta 40m", rf"{job}: ETA \d\d:\d\d noted.{UNDO}", "open"),
@@ -302,10 +302,10 @@ def test_a_whole_job_by_mail_alone(service: Service) -> None:
         assert re.fullmatch(echo, said_back), (text, said_back)
         assert status(service) == then, text
 
-    assert "Tom Technician gave this to you." in said(jo.hears())
+    assert "Tom Technician gives you this job." in said(jo.hears())
     jo.replies("pass 1001 @tom")
     assert first_line(jo.hears()) == f"{job} given to Tom Technician.{UNDO}"
-    assert "Jo Joiner gave this to you." in said(tom.hears())
+    assert "Jo Joiner gives you this job." in said(tom.hears())
     assert tom.asks("take").startswith(f"{job} is yours.")
 
     assert tom.asks("done: a new gasket").startswith(f"{job} done.{UNDO}")
