@@ -57,6 +57,7 @@ PICTURE_WAITS = (timedelta(seconds=1), timedelta(seconds=3), timedelta(minutes=1
 PRICES_OF = timedelta(days=3)  # they come late
 PRICES_AGAIN = timedelta(hours=1)
 SOON = timedelta(seconds=5)  # waits that are shorter than the sweep's
+FOLDER_SECONDS = 3.0
 KEEP_SECONDS = 30.0
 BATCH = 200
 
@@ -162,7 +163,7 @@ class Rounds:
             kept = [self._accept(value) for value in inward.poll(way, since, self._config.folder)]
             for future in kept:
                 future.result(KEEP_SECONDS)
-            cursor, wait = began.isoformat(), timedelta(minutes=way.poll_minutes)
+            cursor, wait = began.isoformat(), _until_next(way)
         except Exception as error:  # noqa: BLE001 - one provider that cannot be asked; asked again
             _tell(f"{row.key} failed", error)
         now = self._now()
@@ -258,6 +259,11 @@ def _guarded(name: str, work: Callable[[], None]) -> None:
         work()
     except Exception as error:  # noqa: BLE001 - one thing asked must not end the thread
         _tell(f"{name} was left", error)
+
+
+def _until_next(way: SmsNumber) -> timedelta:
+    """A folder is looked into all the time: there nobody calls when something came."""
+    return timedelta(seconds=FOLDER_SECONDS) if way.driver == "file" else timedelta(minutes=way.poll_minutes)
 
 
 def _tell(what: str, error: Exception) -> None:

@@ -20,6 +20,7 @@ from outbound.render import Letter, Rendered, plain
 
 TEMPLATES = Path(__file__).parent / "templates"
 STATES = {"new": "we have it", "open": "we are on it", "waiting": "waiting", "closed": "done"}
+SUBJECT = 36  # characters of a subject in an SMS
 FIRM = 24  # characters of the firm's name in an SMS
 CUT = ("subject", "text", "near", "names", "where", "who", "author", "name")  # what may be shortened
 
@@ -56,6 +57,7 @@ def say(data: Mapping[str, Any], firm: str, one_segment: bool) -> str:
     """The sentence that a decision named, by SMS in one segment, by mail as long as it is."""
     template, fields = _put_together(templates("en"), {**data, "firm": firm[:FIRM] if one_segment else firm})
     if one_segment:
+        fields |= {name: _short(str(words)) for name, words in fields.items() if name.startswith("subject")}
         shorten = [name for name in fields if name.rstrip("0123456789") in CUT]
         try:
             return segments.fit(template, fields, shorten=shorten)
@@ -88,6 +90,12 @@ def _put_together(known: Mapping[str, str], data: Mapping[str, Any]) -> tuple[st
     for mark, words in shown.items():
         template = template.replace(mark, words)
     return template, fields
+
+
+def _short(subject: str) -> str:
+    """A subject as it is said in passing: its first words tell enough."""
+    subject = subject.rstrip(".… ")
+    return subject if len(subject) <= SUBJECT else subject[: SUBJECT - 2].rsplit(" ", 1)[0].rstrip(",;:") + ".."
 
 
 @lru_cache
