@@ -374,3 +374,23 @@ def test_a_customer_with_two_tickets_is_asked_and_his_text_waits_in_sight(servic
     assert "needs sorting" not in re.sub(r"<[^>]+>", "", ada.get("/"))
     settled(service)
     assert len(ann.got()) == 5, "nobody answers the digit"
+
+
+def test_the_field_and_the_office_see_each_other_at_once(service: Service, carrier: Provider) -> None:
+    """A job is at the provider within five seconds of the click; what he answers is on open pages within one."""
+    ada, ann = service.signed_in(), Phone(carrier, ANN)
+    tom = enrolled(ada, service, TOM, Phone(carrier, TOMS))
+    ann.asks("The boiler shows F28")
+    begin = time.monotonic()
+    assign(ada, service, TOM)
+    assert "Job #1001" in tom.hears()
+    to_the_field = time.monotonic() - begin
+    with ada.opened("/events") as stream:
+        news = (line for line in iter(stream.readline, b"") if b"1001" in line)
+        begin = time.monotonic()
+        tom.texts("take 1001")
+        next(news)
+        to_the_office = time.monotonic() - begin
+    print(f"job at the provider after {to_the_field:.2f} s, answer on open pages after {to_the_office:.2f} s")
+    assert to_the_field <= 5
+    assert to_the_office <= 1
