@@ -63,7 +63,7 @@ BATCH = 200
 
 
 class Asks(Protocol):
-    """What is asked of the outward side (`outbound.texts_out.SmsSender`)."""
+    """What is asked of the outward side (`outbound.sms_out.SmsSender`)."""
 
     def can_look_up(self, outgoing: Outgoing) -> bool: ...
     def look_up(self, outgoing: Outgoing, since: datetime) -> Sent | None: ...

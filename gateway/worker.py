@@ -38,9 +38,9 @@ from outbound.delivery import deliver
 from outbound.files import FileSender
 from outbound.letters import Background, compose
 from outbound.render import Letter, Rendered, render
+from outbound.sms_out import SmsSender
 from outbound.smtp_out import SmtpSender
 from outbound.texts import render_sms
-from outbound.texts_out import SmsSender
 
 log = logging.getLogger("ringback.worker")
 

@@ -46,7 +46,7 @@ from gateway.worker import Box
 from inbound.sms import Driver
 from outbound.delivery import deliver
 from outbound.render import Rendered
-from outbound.texts_out import SmsSender
+from outbound.sms_out import SmsSender
 from tests.conftest import SUPPORT, DeskDb, close_desk, open_desk
 
 SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)

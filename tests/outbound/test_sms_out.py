@@ -30,7 +30,7 @@ from gateway.values import (
 )
 from outbound.delivery import deliver, next_sms
 from outbound.render import Letter, Rendered
-from outbound.texts_out import MOST_PAUSE, SmsSender, Throttle
+from outbound.sms_out import MOST_PAUSE, SmsSender, Throttle
 
 NOW = datetime(2026, 11, 25, 10, 0, tzinfo=UTC)
 SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)
