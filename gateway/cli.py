@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass, replace
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -713,6 +714,38 @@ def replay(number: int) -> None:
         click.echo(_dumped(desk.replay(config, desk.keys_of(config), number, reader.understand, utc_now(), caps)))
     finally:
         reader.close()
+
+
+@main.group()
+def sms() -> None:
+    """What texts cost."""
+
+
+@sms.command(name="costs")
+@click.option("--month", metavar="YYYY-MM", help="Which month; this one if not given.")
+@as_json
+def sms_costs(month: str | None, as_json: bool) -> None:
+    """Sums of a month: all, and by technician and ticket, the dearest first."""
+    from zoneinfo import ZoneInfo
+
+    from gateway import costs
+    from gateway.values import utc_now
+
+    config = _opened()
+    zone = ZoneInfo(config.firm.time_zone)
+    try:
+        begin = datetime.fromisoformat(f"{month}-01") if month else utc_now().astimezone(zone)
+    except ValueError:
+        _refuse(f"ringback: not a month: {month}; write it like 2026-11", 2)
+    begin = begin.replace(day=1, hour=0, minute=0, second=0, microsecond=0, tzinfo=zone)
+    found = costs.between(begin, (begin + timedelta(days=32)).replace(day=1))
+    if as_json:
+        click.echo(_dumped(asdict(found)))
+        return
+    lines = [("all", found.total), *found.technicians, *((f"#{number}", cost) for number, cost in found.tickets)]
+    for name, cost in lines:
+        money = ", ".join(f"{amount} {currency}".strip() for currency, amount in cost.money) or "no price yet"
+        click.echo(f"{name}: {cost.messages} messages, {cost.segments} SMS, {money}")
 
 
 # -- people ------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from werkzeug.wrappers import Response
 
 from gateway import phones, segments
 from gateway.config import Config, SmsNumber
+from gateway.costs import Cost
 from gateway.decide import notices
 from gateway.decide.notices import MOST_SMS
 from gateway.store import facts
@@ -137,6 +138,12 @@ def estimate(count: int, way: SmsNumber | None) -> str:
     if way is None or not way.price:
         return ""
     return f"about {money(str(Decimal(str(way.price)) * count), way.currency)}"
+
+
+def in_words(cost: Cost) -> str:
+    """ "3 SMS, 0.12 GBP"; "" when there were none."""
+    amounts = [money(str(amount), currency) for currency, amount in cost.money]
+    return ", ".join([f"{cost.segments} SMS", *amounts]) if cost.segments else ""
 
 
 def money(amount: str, currency: str) -> str:

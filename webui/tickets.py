@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from flask import Blueprint, abort, flash, redirect, request
 from werkzeug.wrappers import Response
 
-from gateway import queries, store
+from gateway import costs, queries, store
 from gateway.addresses import mail_address
 from gateway.queries import TicketPage
 from gateway.values import (
@@ -100,6 +100,7 @@ def _page(ticket: TicketPage, typed: Typed, status: int = 200) -> Response:
         colleagues=queries.accounts(),
         inbox=config.inbox(ticket.inbox),
         reasons=config.closing.reasons,
+        cost=sms.in_words(costs.of_ticket(ticket.number)) if config.sms else "",
         nonce=secrets.token_urlsafe(9),
     )
 

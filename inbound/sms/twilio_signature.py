@@ -19,7 +19,7 @@ NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.]*")
 # the true ones as the end of a value or as other names (sms.md 1, trap e). So what we read has its form, and stands
 # nowhere but under its own name, and in a Body, where people write. Left open: a Body that ends early, where its last
 # word could be a name; its MessageSid is known by then.
-PARTY = r"[ +0-9][0-9 ().-]{2,23}|[^+\x00-\x1f]{1,11}|[a-z]+:\S+"  # a number or short code, a sender's name, sip: and the like
+PARTY = r"[ +0-9][0-9 ().-]{2,23}|[^+\x00-\x1f]{1,11}|[a-z]+:\S+"  # a number, a sender's name, sip: and the like
 # name: (how a value begins, what a whole one looks like)
 READ = {
     "From": ("[+0-9]", PARTY),

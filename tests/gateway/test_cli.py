@@ -139,6 +139,7 @@ reload
 replay
 run
 send-test
+sms costs
 tickets list
 tickets show
 try mail
@@ -172,6 +173,7 @@ def test_programs_can_read_what_they_may_want_to_know() -> None:
         "check",
         "doctor",
         "parked list",
+        "sms costs",
         "tickets list",
         "tickets show",
         "try sms",
@@ -515,6 +517,12 @@ def test_try_sms_of_a_file_tries_each_line(place: Place) -> None:
     (place.folder / "texts").write_text("hello\ndone 1001\n")
     done = place.run("try", "sms", "--from", "+447700900123", "--file", "texts", "--json")
     assert [json.loads(line)["kind"] for line in done.stdout.splitlines()] == ["text", "cmd"]
+
+
+def test_sms_costs_of_a_month_without_any_are_nothing(place: Place) -> None:
+    assert words(place.run("sms", "costs", "--month", "2026-11")) == "all: 0 messages, 0 SMS, no price yet\n"
+    assert place.json("sms", "costs", "--json")["total"]["segments"] == 0
+    assert place.run("sms", "costs", "--month", "November").returncode == 2
 
 
 def test_try_sms_needs_a_text_or_a_file(place: Place) -> None:
