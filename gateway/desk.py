@@ -377,6 +377,8 @@ def _move(config: Config, action: Move, actor: Account, now: datetime) -> Writte
     source = facts.message_on(action.entry)
     if source is None:
         raise Permanent("Only a message that came from outside can be moved.")
+    if action.source not in (0, source.ticket):
+        raise Permanent(f"It has moved already: it is on #{source.ticket}.")
     known = facts.for_action([source.ticket, *([action.ticket] if action.ticket else [])], "", now)
     target = known.tickets.get(action.ticket or 0)
     if action.ticket and target is None:

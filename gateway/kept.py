@@ -6,6 +6,7 @@ SMS `<driver>:in:<provider id>`, receipts `<driver>:st:<provider id>:<status>` (
 from __future__ import annotations
 
 import json
+import secrets
 from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
@@ -28,9 +29,11 @@ def arrival(value: Sms | Receipt, received: datetime) -> Arrival:
 def key_of(value: Sms | Receipt) -> str:
     """What counts as the same delivery."""
     if isinstance(value, Sms):
-        return f"{value.driver}:in:{value.id}"
+        ours = "" if value.driver == "twilio" else f"{value.recipient}:"  # two gateways may count alike
+        return f"{value.driver}:in:{ours}{value.id}"
     code = f":{value.code}" if value.code else ""
-    named = value.id or f"outbox-{value.outbox}"  # Kannel's receipts name no message
+    # Kannel's receipts name no message: of two that say the same each may be about another attempt.
+    named = value.id or f"outbox-{value.outbox}-{secrets.token_hex(8)}"
     return f"{value.driver}:st:{named}:{value.status}{code}"
 
 

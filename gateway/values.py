@@ -191,6 +191,21 @@ class QuestionKind(StrEnum):
     ENROL = "enrol"  # a phone that has to show its code before it gives commands
 
 
+# Sent without a person having written it: these wait when the day's limit is reached, all others never do.
+BY_ITSELF = frozenset(
+    {
+        NoticeKind.ACKNOWLEDGEMENT,
+        NoticeKind.MENU,
+        NoticeKind.LIST,
+        NoticeKind.USAGE,
+        NoticeKind.ECHO,
+        NoticeKind.NOTICE,
+        NoticeKind.CLOSING,
+        NoticeKind.ALARM,
+    }
+)
+
+
 class Purpose(StrEnum):
     """What a signed token is for (DESIGN.md 7)."""
 
@@ -669,6 +684,7 @@ class TextFacts:
     new_tickets: int = 0  # from this phone within the hour
     commands: int = 0  # from this phone within ten minutes
     wrong_codes: int = 0  # from this phone within the hour
+    codes_sent: int = 0  # to this phone within the hour, to enrol it
     on_its_way: tuple[int, ...] = ()  # SMS to this phone, because it is one of ours, that have not left
     ruling: Ruling | None = None
     waits_for: int | None = None  # the question whose answer this very message waited for
@@ -925,10 +941,12 @@ class MessageOn:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A message that lies on the wrong ticket goes to another, None for a new one; both tell it."""
+    """A message that lies on the wrong ticket, `source`, goes to another, None for a new one; both tell it. 0 for
+    wherever it lies now."""
 
     entry: int
     ticket: int | None
+    source: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,10 +127,13 @@ def _wait(attempts: int) -> timedelta | None:
     return AND_THEN if waited + AND_THEN <= GIVE_UP_AFTER else None
 
 
+LONGEST_LATER = 3600.0  # seconds: what a provider asks for beyond that is a mistake
+
+
 def next_sms(outgoing: Outgoing, error: Temporary, now: datetime, jitter: float) -> datetime | None:
     """When an SMS that was not taken is tried again; None: its time is over (half an hour to one of us, a day to a
     customer). `jitter` between 0 and 1 adds up to a fifth."""
-    said = error.seconds if isinstance(error, Later) else 0.0
+    said = min(error.seconds, LONGEST_LATER) if isinstance(error, Later) else 0.0
     delay = timedelta(seconds=said) if said else SMS_WAITS[min(outgoing.attempts, len(SMS_WAITS)) - 1]
     again_at = now + delay * (1 + jitter / 5)
     return again_at if again_at <= outgoing.created + time_to_live(outgoing.account) else None

@@ -18,13 +18,14 @@ from typing import Any
 from gateway.config import Config, SmsNumber
 from gateway.decide.undelivered import STOPPED
 from gateway.segments import count
-from gateway.values import Later, Outgoing, OutSms, Permanent, Refusal, Refused, Sent
+from gateway.values import BY_ITSELF, Later, Outgoing, OutSms, Permanent, Refusal, Refused, Sent, Temporary
 from outbound import sms
 from outbound.files import FileSender
 
 NOT_SENT = "not sent: no SMS provider configured"
 MOST_PAUSE = 2.0  # seconds a place waits for a number's turn; longer, and others may have the place
 MOST_KEPT = 10_000  # turns
+LONGEST_SHUT = 900.0  # seconds a number waits at most because its provider asked for it
 SLOWER_FOR = 300.0  # seconds a number stays slower after a 429
 SLOWEST = 8  # times slower at most
 
@@ -32,12 +33,14 @@ SLOWEST = 8  # times slower at most
 @dataclass(slots=True)
 class Pace:
     """How fast a number may send. `free_at`: the first turn that nobody has; `last`: when a message went, or will;
-    `kept`: the turns of those that wait elsewhere."""
+    `kept`: the turns of those that wait elsewhere; `shut_until`: the provider asked for nothing before."""
 
     free_at: float = 0.0
     last: float = float("-inf")
     slower: int = 1
     slower_until: float = 0.0
+    urgent_at: float = 0.0
+    shut_until: float = 0.0
     kept: dict[int, float] = field(default_factory=dict)
 
 
@@ -49,16 +52,17 @@ class Throttle:
         self._lock = threading.Lock()
         self._paces: dict[str, Pace] = {}
 
-    def wait_of(self, number: str, id: int, per_second: float) -> float:
+    def wait_of(self, number: str, id: int, per_second: float, urgent: bool = False) -> float:
         """Seconds until this message may go: it does when they are at most MOST_PAUSE, else it comes back and finds its
-        turn kept."""
+        turn kept. What is `urgent` goes before all that goes by itself."""
         with self._lock:
             pace, now = self._pace(number), self._clock()
             gap = pace.slower / per_second
             turn = pace.kept.pop(id, None)
             if turn is None:
-                turn = max(now, pace.free_at)
-                pace.free_at = turn + gap
+                turn = max(now, pace.urgent_at if urgent else pace.free_at, pace.shut_until)
+                pace.free_at = max(pace.free_at, turn) + gap
+                pace.urgent_at = turn + gap if urgent else pace.urgent_at
             turn = max(turn, now, pace.last + gap)  # of several that come late not all go at once
             if turn - now > MOST_PAUSE:
                 pace.kept[id] = turn
@@ -74,7 +78,8 @@ class Throttle:
             pace, now = self._pace(number), self._clock()
             pace.slower = min(SLOWEST, pace.slower * 2)
             pace.slower_until = now + SLOWER_FOR
-            pace.free_at = max(pace.free_at, now + seconds)
+            pace.shut_until = max(pace.shut_until, now + min(seconds, LONGEST_SHUT))
+            pace.free_at = max(pace.free_at, pace.shut_until)
 
     def _pace(self, number: str) -> Pace:
         pace = self._paces.setdefault(number, Pace())
@@ -112,8 +117,13 @@ class SmsSender:
         if not self._config.sms:
             return replace(self._files(outgoing), words=NOT_SENT)
         way, message = self._message(outgoing, outgoing.created)
-        self._wait(way, message)
-        self._allowed(outgoing)
+        self._wait(way, message, outgoing.kind not in BY_ITSELF)
+        try:
+            self._allowed(outgoing)
+        except (Temporary, Permanent):
+            raise
+        except Exception as error:  # the provider was not asked: nothing is uncertain
+            raise Temporary(f"our own database: {error}") from error
         driver = self._driver(way.driver)
         try:
             sent: Sent = driver.send(self._client(way), way, message)
@@ -185,12 +195,12 @@ class SmsSender:
                 self._clients[way.number] = self._driver(way.driver).connect(way, self._config)
             return self._clients[way.number]
 
-    def _wait(self, way: SmsNumber, message: OutSms) -> None:
+    def _wait(self, way: SmsNumber, message: OutSms, urgent: bool) -> None:
         until, why = self._stopped.get(way.number, (0.0, ""))
         left = until - self._clock()
         if left > 0:
             raise Later(f"nothing goes by {way.number} now: {why}", left)
-        wait = self._throttle.wait_of(message.sender, message.id, way.per_second)
+        wait = self._throttle.wait_of(message.sender, message.id, way.per_second, urgent)
         if wait > MOST_PAUSE:
             raise Later("its number sends others first", wait)
         if wait > 0:

@@ -241,7 +241,7 @@ def move(ticket: int) -> Response:
         words = f"There is no ticket #{form.get('number', '').strip()[:20]}: write its number, such as 1001."
         return _page(_ticket(ticket), Typed(words=words), 422)
     try:
-        written = perform(Move(entry, target))
+        written = perform(Move(entry, target, ticket))
     except Permanent as error:
         return _page(_ticket(ticket), Typed(words=str(error)), 422)
     flash(f"The message is on #{written.ticket} now.")

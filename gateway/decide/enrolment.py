@@ -16,6 +16,7 @@ from gateway.values import (
     Account,
     Ask,
     Asked,
+    Count,
     Decision,
     Enrol,
     Enrolment,
@@ -34,6 +35,7 @@ from gateway.values import (
 LIFE = timedelta(minutes=10)
 TRIES = 5
 DIGITS = 6
+CODES_AN_HOUR = 5  # to one phone: each is a fresh chance to guess, and costs money
 
 
 def digest(phone: str, code: str) -> str:
@@ -118,6 +120,8 @@ def enrol(action: Enrol, phone: str, facts: TextFacts, config: Config) -> Decisi
         raise Permanent("This phone has said STOP. Let it text START first.")
     if action.account not in facts.accounts:
         raise Permanent("There is no such account.")
+    if facts.codes_sent >= CODES_AN_HOUR:
+        raise Permanent("Enough codes went to this phone for now. Try again in an hour.")
     number = config.sms[0].number
     ask = Ask(
         number,
@@ -137,7 +141,14 @@ def enrol(action: Enrol, phone: str, facts: TextFacts, config: Config) -> Decisi
         numbers=(number,),
         data={"say": "enrol-code", "code": facts.code},
     )
-    return Decision(InboundState.DONE, "code-sent", asks=(ask,), question_changes=over, notices=(told,))
+    return Decision(
+        InboundState.DONE,
+        "code-sent",
+        asks=(ask,),
+        question_changes=over,
+        notices=(told,),
+        counts=(Count("enrol-code", phone),),
+    )
 
 
 def verify(action: Verify, facts: TextFacts) -> Decision:
@@ -156,6 +167,10 @@ def revoke(action: Revoke, phone: str, facts: TextFacts) -> Decision:
     account = facts.accounts.get(action.account)
     if account is None:
         raise Permanent("There is no such account.")
+    asked = pending(facts)
+    his = any(person.contact == account.contact for person in facts.phone.people)
+    if not his and not (asked and asked.command == str(account.id)):
+        raise Permanent(f"This phone is not {account.name}'s.")
     over = {q.id: {"state": "over"} for q in facts.questions if q.state == "open"}
     return Decision(
         InboundState.DONE,

@@ -19,6 +19,7 @@ from gateway.decide.undelivered import SmsRow, UndeliveredFacts, is_of_earlier_a
 from gateway.model import execute, marks, micros, moment, row, rows, update
 from gateway.store import facts
 from gateway.values import (
+    BY_ITSELF,
     Delivery,
     FilePart,
     Medium,
@@ -58,19 +59,6 @@ SENDING = (
 
 # -- the gate ----------------------------------------------------------------------------------------------------
 
-# Sent without a person having written it: these wait when the day's limit is reached, all others never do.
-BY_ITSELF = frozenset(
-    {
-        NoticeKind.ACKNOWLEDGEMENT,
-        NoticeKind.MENU,
-        NoticeKind.LIST,
-        NoticeKind.USAGE,
-        NoticeKind.ECHO,
-        NoticeKind.NOTICE,
-        NoticeKind.CLOSING,
-        NoticeKind.ALARM,
-    }
-)
 OVER_LIMIT = "daily limit of SMS"
 SHUT = {Refusal.OPTED_OUT: "opted out", Refusal.NUMBER: "no SMS to this number"}
 SPENT = (
@@ -279,13 +267,17 @@ def put_back(id: int, now: datetime) -> None:
 def record_sent(taken: Sequence[tuple[int, Sent]], now: datetime) -> None:
     """The other side took these. Inside `writing()`."""
     for id, sent in taken:
-        _finish(id, OutboxState.SENT, sent.words, now, **_columns(id, sent))
+        medium, state, provider_id = row("select medium, state, provider_id from outbox where id = ?", id)
+        if medium == Medium.SMS and state not in (OutboxState.SENDING, OutboxState.SENT, OutboxState.UNCERTAIN):
+            # A receipt that says it failed overtook the answer: that stands. Later ones must still find the row.
+            update("outbox", "id", id, provider_id=provider_id or sent.provider_id)
+            continue
+        _finish(id, OutboxState.SENT, sent.words, now, **_columns(medium, state, provider_id, sent))
 
 
-def _columns(id: int, sent: Sent) -> dict[str, Any]:
+def _columns(medium: str, state: str, provider_id: str, sent: Sent) -> dict[str, Any]:
     """What the provider said. The first word about an attempt ends what was known of the one before; a receipt that
     overtook the answer stands."""
-    medium, state, provider_id = row("select medium, state, provider_id from outbox where id = ?", id)
     if medium != Medium.SMS:
         return {"provider_id": sent.provider_id}
     overtaken = state == OutboxState.SENT
@@ -386,13 +378,16 @@ def free(now: datetime, settled: Mapping[int, str], only_expired: bool = False) 
 
 
 def settle_uncertain(now: datetime) -> int:
-    """After ten minutes an uncertain row blocks no longer: it "may not have arrived". Inside `writing()`."""
+    """After ten minutes an uncertain row blocks no longer: it "may not have arrived". An SMS that its provider is still
+    to be asked about waits for that, also after a long stop, but no whole day. Inside `writing()`."""
     return int(
         execute(
             "update outbox set state = 'dead', result = 'may not have arrived: ' || result, changed = ? "
-            "where state in ('dead', 'uncertain', 'held') and state = 'uncertain' and done_at < ?",
+            "where state in ('dead', 'uncertain', 'held') and state = 'uncertain' and done_at < ? "
+            "and (medium <> 'sms' or not_before is null or not_before < done_at or not_before < ?)",
             micros(now),
             micros(now - timedelta(minutes=10)),
+            micros(now - timedelta(days=1)),
         ).rowcount
     )
 
@@ -428,9 +423,12 @@ def doubtful(now: datetime, limit: int) -> list[Doubtful]:
     """The SMS that a provider should be asked about now, oldest first."""
     found = []
     for *columns, lease, done_at in rows(DOUBTFUL, micros(now), limit):
-        began = moment(lease) - LEASE if lease else moment(done_at)
-        found.append(Doubtful(_outgoing(*columns), began, now >= moment(done_at) + LAST_LOOK))
+        found.append(Doubtful(_outgoing(*columns), _began(lease, done_at), now >= moment(done_at) + LAST_LOOK))
     return found
+
+
+def _began(lease: int | None, done_at: int) -> datetime:
+    return moment(lease) - LEASE if lease else moment(done_at)
 
 
 def record_found(id: int, sent: Sent, now: datetime) -> None:
@@ -453,7 +451,7 @@ def record_absent(doubt: Doubtful, now: datetime) -> bool:
     """The provider does not know it. Asked for the last time, it goes once more, and is asked about once more if need
     be; False when its time is over. Inside `writing()`."""
     outgoing = doubt.outgoing
-    if not _is_uncertain(outgoing.id):
+    if not _is_uncertain(outgoing.id, doubt.since):
         return True
     if not doubt.last:
         done_at = row("select done_at from outbox where id = ?", outgoing.id)[0]
@@ -475,9 +473,10 @@ def look_again(id: int, at: datetime | None, now: datetime) -> None:
     )
 
 
-def _is_uncertain(id: int) -> bool:
-    """A receipt may have settled it while the provider was asked."""
-    return row("select 1 from outbox where id = ? and state = 'uncertain'", id) is not None
+def _is_uncertain(id: int, since: datetime | None = None) -> bool:
+    """A receipt may have settled it while the provider was asked, or somebody may have sent it once more."""
+    found = row("select lease_until, done_at from outbox where id = ? and state = 'uncertain'", id)
+    return found is not None and since in (None, _began(*found))
 
 
 # -- receipts ----------------------------------------------------------------------------------------------------

@@ -138,9 +138,10 @@ def for_phone(number: str, account: int, now: datetime) -> TextFacts:
     return TextFacts(
         now=now,
         at=now,
-        phone=phone(number, now),
+        phone=phone(number, now + timedelta(microseconds=1)),  # also what was verified this very moment
         number="",
         on_its_way=tuple(line[0] for line in waiting),
+        codes_sent=_count("enrol-code", number, now, HOUR),
         questions=_questions(number),
         accounts=facts.accounts_by_id([account]),
         bindings=bindings(number),

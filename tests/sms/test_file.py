@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from inbound.sms import file as inward
 from outbound.sms import file as outward
 
 WAY = SmsNumber(number="+447700900999", pool=("+447700900998",))
+polls = itertools.count(1)
 NOW = datetime(2026, 11, 25, 10, 0, 5, tzinfo=UTC)
 TEXT = "From: +447700900123\n\nThe boiler is cold.\n"
 
@@ -35,8 +37,10 @@ def put(folder: Path, name: str, content: str | bytes, minute: int = 0) -> Path:
     return path
 
 
-def poll(folder: Path, way: SmsNumber = WAY) -> list[Sms]:
-    return [sms for sms in inward.poll(way, NOW, folder) if isinstance(sms, Sms)]
+def poll(folder: Path, way: SmsNumber = WAY, kept: bool = True) -> list[Sms]:
+    """What is new; `kept` says that what the poll before returned has been kept, from which time on this one asks."""
+    since = NOW + timedelta(seconds=next(polls) if kept else 0)
+    return [sms for sms in inward.poll(way, since, folder) if isinstance(sms, Sms)]
 
 
 # -- in ------------------------------------------------------------------------------------------------------------
@@ -96,6 +100,7 @@ def test_it_is_moved_only_by_the_poll_after_the_one_that_returned_it(tmp_path: P
 def test_after_a_crash_it_comes_again_with_the_same_id(tmp_path: Path) -> None:
     put(tmp_path, "one.txt", TEXT)
     (first,) = poll(tmp_path)
+    assert poll(tmp_path, kept=False) == [first], "what could not be kept comes again"
     inward._returned.clear()  # as in a new process
     assert poll(tmp_path) == [first]
 

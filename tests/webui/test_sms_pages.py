@@ -355,7 +355,7 @@ def test_a_guess_is_marked_and_one_click_moves_it_to_the_customers_other_ticket(
     assert "A guess: we wrote to this phone about this ticket last" in words
     answer = ada.post("/tickets/1002/move", entry=str(entry), to=str(other))
     assert answer.location == "/tickets/1002"
-    assert texts.pages.performed[-1] == Move(entry, other)
+    assert texts.pages.performed[-1] == Move(entry, other, 1002)
     left = shown(ada, 1002)
     assert f"The message is on #{other} now." in left
     assert f"Ann Hill by SMS, moved to #{other}" in left
@@ -383,7 +383,7 @@ def test_any_message_can_be_moved_to_a_new_ticket(texts: Texts, ada: Browser) ->
     assert f'href="/tickets/{ticket}?move={entry}#e{entry}"' in ada.page(f"/tickets/{ticket}")
     assert "Move it to New ticket" in shown(ada, ticket, f"?move={entry}")
     ada.post(f"/tickets/{ticket}/move", entry=str(entry), to="new")
-    assert texts.pages.performed[-1] == Move(entry, None)
+    assert texts.pages.performed[-1] == Move(entry, None, ticket)
     assert "Wants The boiler, and the sink." in shown(ada, ticket + 1)
 
 
