@@ -278,7 +278,7 @@ def _lost_or_doubled(service: Service, senders: Senders) -> list[str]:
     lines = service.rows("select key, state, reason, ticket, id from inbound")
     found: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
     for key, *line in lines:
-        found[key.removeprefix("http:in:")].append(tuple(line))
+        found[key.rpartition(":")[2]].append(tuple(line))  # http:in:<our number>:<id>
     for name, first in senders.first.items():
         mine = found[name]
         if len(mine) != 1 or mine[0][0] != "done" or mine[0][2] is None:

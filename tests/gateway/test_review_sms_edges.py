@@ -402,7 +402,6 @@ def test_a_password_that_the_provider_repeats_is_not_shown() -> None:
     assert "s3cret" not in str(refused.value)
 
 
-@pytest.mark.xfail(strict=True, reason="the date is added as it came: OverflowError, and the row stays `sending`")
 def test_a_retry_after_in_the_year_9999_is_only_later(now: Any) -> None:
     seconds = http.retry_after({"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT"})
     out = Outgoing(1, None, None, NoticeKind.ANSWER, Medium.SMS, PHONE, None, 1, now, b"Hello", "", "", {})

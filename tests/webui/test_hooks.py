@@ -235,7 +235,7 @@ def kept_rows() -> list[tuple[Any, ...]]:
 
 def test_a_true_webhook_is_kept_before_it_is_answered_and_the_bell_is_rung(provider: Provider) -> None:
     assert provider.post().status_code == 200
-    assert kept_rows() == [("http:in:m1", "sms", "new")]
+    assert kept_rows() == [("http:in:+447700900999:m1", "sms", "new")]
     assert provider.rung == [bell.PROCESS]
 
 
@@ -253,7 +253,7 @@ def test_the_same_id_with_other_words_is_told_in_the_log_and_the_first_stays(
 ) -> None:
     provider.post(text="first")
     assert provider.post(text="second").status_code == 200
-    assert "http:in:m1 came again with other words; the first stays" in caplog.text
+    assert "http:in:+447700900999:m1 came again with other words; the first stays" in caplog.text
     with store.connection():
         assert json.loads(row("select raw from inbound")[0])["text"] == "first"
 
