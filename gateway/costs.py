@@ -56,14 +56,24 @@ def between(begin: datetime, end: datetime) -> Month:
     )
 
 
+def _amount(price: str) -> Decimal | None:
+    """A price as the provider wrote it; None while there is none, or for what is no sum of money."""
+    try:
+        amount = Decimal(price)
+    except InvalidOperation:
+        return None
+    return amount if amount.is_finite() and abs(amount) < 10**9 else None
+
+
 def _sum(lines: Iterable[Any]) -> Cost:
     messages = segments = unpriced = 0
     money: dict[str, Decimal] = {}
     for _, parts, price, currency, _ in lines:
         messages += 1
         segments += parts
-        try:
-            money[currency] = money.get(currency, Decimal()) + Decimal(price)
-        except InvalidOperation:  # none yet
+        amount = _amount(price)
+        if amount is None:
             unpriced += 1
+        else:
+            money[currency] = money.get(currency, Decimal()) + amount
     return Cost(messages, segments, unpriced, tuple(sorted(money.items())))

@@ -222,6 +222,7 @@ def _write_one(desk: Desk, waiting: intake.Waiting, future: Future[Understood | 
             found = future.result()
             if isinstance(found, Receipt):
                 decision, message = texting.receipt(found, now, desk.config), None
+                texting.note_account(found, now, desk.config)
             else:
                 decision, message = _decide(desk.config, desk.keys, desk.caps, waiting, found, now), found.message
             fail_point("process.decided")
@@ -298,7 +299,7 @@ def perform(
     refusal = ""
     with store.writing():
         if isinstance(action, Enrol | Verify | Revoke):
-            written, refusal = _about_a_phone(config, action, now)
+            written, refusal = _about_a_phone(config, action, actor, now)
         else:
             written = _perform(config, action, actor, now)
         fail_point("perform.written")
@@ -308,10 +309,14 @@ def perform(
     return written
 
 
-def _about_a_phone(config: Config, action: Enrol | Verify | Revoke, now: datetime) -> tuple[Written, str]:
+def _about_a_phone(
+    config: Config, action: Enrol | Verify | Revoke, actor: Account, now: datetime
+) -> tuple[Written, str]:
     """What was written, and words when the code was wrong: the try is counted all the same."""
     number = _phone(action.phone, config)
     known = texts.for_phone(number, action.account, now)
+    if not enrolment.may(actor, known.accounts.get(action.account)):
+        raise Permanent("Only a supervisor or an administrator sets up this colleague's phone.")
     if isinstance(action, Enrol):
         decision = enrolment.enrol(action, number, known, config)
     elif isinstance(action, Verify):

@@ -17,6 +17,7 @@ from typing import Any
 
 from gateway import kept, postgres, sqlite
 from gateway.addresses import mail_address
+from gateway.commands import without_pin
 from gateway.model import database, marks, micros, moment, row, rows
 from gateway.values import InboundState, Kind, Medium, OutboxState, Role, Sms, Status, Step
 
@@ -763,7 +764,7 @@ def _text_of(raw: bytes | None) -> tuple[str, int]:
         value = kept.read(bytes(raw or b""))
     except (ValueError, KeyError, TypeError):
         return "", 0
-    return (value.text, len(value.media)) if isinstance(value, Sms) else ("", 0)
+    return (without_pin(value.text), len(value.media)) if isinstance(value, Sms) else ("", 0)
 
 
 def _name_of(phone: str) -> str:

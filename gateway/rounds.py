@@ -96,6 +96,7 @@ class Rounds:
         now = self._now()
         with store.connection(), store.writing():
             schedule.free()
+            outbox.doubt_anew(now)
             for way in self._config.sms:
                 inward = self._inward(way.driver)
                 if inward is not None and inward.poll is not None:

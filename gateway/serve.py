@@ -128,6 +128,7 @@ def _gunicorn_settings(config: Config) -> dict[str, Any]:
         "bind": [f"{config.web.host}:{config.web.port}"],
         "threads": config.web.threads,
         "worker_connections": 1000,
+        "limit_request_line": 0,  # a megabyte: Kannel brings a long SMS in the URL, six bytes a Cyrillic letter
         "timeout": 60,
         "graceful_timeout": 5,
         "keepalive": 30,
@@ -161,6 +162,9 @@ def _ring(doorbell: bell.Bell) -> None:
 # -- webhooks ----------------------------------------------------------------------------------------------------
 
 
+PLACES, PLACE_SECONDS = 32, 1.0  # webhooks that may wait for their commit at once, and how long others wait for a place
+
+
 class Door:
     """Where providers come in: the driver says whether it is true and what it means; it is answered when it is kept."""
 
@@ -168,6 +172,7 @@ class Door:
         self._config = config
         self._lock = threading.Lock()
         self._committer: desk.Committer | None = None
+        self._places = threading.BoundedSemaphore(PLACES)
         self._refusals = Refusals(_note_refusals)
 
     def take(self, driver: str, event: str, raw: RawRequest) -> RawResponse:
@@ -184,7 +189,13 @@ class Door:
         values, answer = found.receive(raw, event, ways)
         if answer.status == 403:
             self._refusals.add(driver)
-        self._keep(values)
+        if values:
+            if not self._places.acquire(timeout=PLACE_SECONDS):
+                raise Temporary("too many webhooks wait to be kept")  # pages need threads, too
+            try:
+                self._keep(values)
+            finally:
+                self._places.release()
         return answer
 
     def close(self) -> None:
@@ -201,6 +212,7 @@ class Door:
             try:
                 fresh = future.result(max(0.0, end - time.monotonic()))
             except TimeoutError as error:
+                future.cancel()
                 raise Temporary(f"not kept within {COMMIT_SECONDS} s") from error
             if not fresh:
                 _compare(arrival)

@@ -685,6 +685,7 @@ class TextFacts:
     commands: int = 0  # from this phone within ten minutes
     wrong_codes: int = 0  # from this phone within the hour
     codes_sent: int = 0  # to this phone within the hour, to enrol it
+    codes_for_account: int = 0  # the same, to whatever phones for one account
     on_its_way: tuple[int, ...] = ()  # SMS to this phone, because it is one of ours, that have not left
     ruling: Ruling | None = None
     waits_for: int | None = None  # the question whose answer this very message waited for

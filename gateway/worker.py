@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
+from peewee import InterfaceError, OperationalError
+
 from gateway import bell, blobs, desk, kept, store
 from gateway.config import Config, ConfigError, begin_child, load
 from gateway.failpoints import fail_point
@@ -74,6 +76,7 @@ class Turn:
                 store.close_connection()  # it may be dead
             except Exception:
                 log.exception("%s stopped; the sweep tries again", self._name)
+                store.close_connection()  # a database that was restarted leaves dead ones behind
             finally:
                 self._lock.release()
 
@@ -154,8 +157,7 @@ class Box:
             return replace(outgoing, blob="")
 
     def letter(self, outgoing: Outgoing) -> Letter:
-        store.open_connection()
-        return compose(outgoing, Background(**outbox.behind(outgoing)), self.config)
+        return compose(outgoing, Background(**_read(lambda: outbox.behind(outgoing))), self.config)
 
     def keep_rendered(self, rendered: Sequence[Outgoing]) -> None:
         self._write(outbox.keep_rendered, [self._placed(outgoing) for outgoing in rendered], utc_now())
@@ -218,10 +220,20 @@ def _gate(config: Config, now: datetime) -> outbox.Gate:
     return outbox.Gate(config.limits.sms_segments_per_day, day.astimezone(UTC), midnight.astimezone(UTC))
 
 
+def _read(work: Callable[[], T]) -> T:
+    """Reads on this thread's connection; a dead one is closed, so that the next read has a fresh one. Raises Temporary
+    then."""
+    store.open_connection()
+    try:
+        return work()
+    except (OperationalError, InterfaceError) as error:
+        store.close_connection()
+        raise Temporary(f"the database cannot be read: {error}") from error
+
+
 def _still_allowed(outgoing: Outgoing) -> None:
     """A phone may have opted out after its message was claimed. Raises Refused."""
-    store.open_connection()
-    why = outbox.sms_shut(outgoing.recipient, outgoing.kind)
+    why = _read(lambda: outbox.sms_shut(outgoing.recipient, outgoing.kind))
     if why is not None:
         raise Refused(outbox.SHUT[why], "", why)
 
@@ -249,6 +261,9 @@ def main() -> None:
             reload.clear()  # before the file is read: a later signal means a later file
             config = _reloaded(config)
     del lock  # held until here
+    # Python would wait for threads that still ask a provider; whatever they had to write is written, or asked again.
+    logging.shutdown()
+    os._exit(0)
 
 
 def _reloaded(config: Config) -> Config:
@@ -321,7 +336,7 @@ def _serve(config: Config, stop: threading.Event, reload: threading.Event, wake:
         consumer.stop(graceful=True)
         pool.shutdown(cancel_futures=True)
         pool_of_senders.shutdown()
-        pool_of_rounds.shutdown(wait=False, cancel_futures=True)  # a slow provider holds up no restart
+        pool_of_rounds.shutdown(wait=False, cancel_futures=True)  # a slow provider holds up no restart: see `main`
         for sender in senders.values():
             sender.close()
         box.close()

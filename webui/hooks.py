@@ -69,5 +69,5 @@ def _headers() -> dict[str, str]:
     """The client's, with the address of who connected to us. What a proxy passes on comes from nobody we know: with the
     proxy's own address everybody would come from this machine."""
     headers = {name.title(): value for name, value in request.headers.items()}
-    passed_on = {"X-Forwarded-For", "Forwarded", "Via"} & headers.keys()
+    passed_on = [name for name in headers if name.startswith(("X-Forwarded", "Forwarded", "Via", "X-Real-Ip"))]
     return headers | {PEER: "" if passed_on else request.remote_addr or ""}

@@ -152,6 +152,8 @@ def money(amount: str, currency: str) -> str:
         value = Decimal(amount)
     except InvalidOperation:
         return f"{amount} {currency}".strip()
+    if not value.is_finite() or abs(value) >= 10**9:
+        return f"{amount} {currency}".strip()
     cents = value.quantize(Decimal("0.01"))
     shown = cents if abs(value) >= Decimal("0.01") else value.normalize()
     return f"{shown:f} {currency}".strip()

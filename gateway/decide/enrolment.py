@@ -12,6 +12,7 @@ from datetime import timedelta
 
 from gateway.commands import Said
 from gateway.config import Config, SmsNumber
+from gateway.decide.notices import works_outside
 from gateway.values import (
     Account,
     Ask,
@@ -27,6 +28,7 @@ from gateway.values import (
     Permanent,
     QuestionKind,
     Revoke,
+    Role,
     Step,
     TextFacts,
     Verify,
@@ -35,6 +37,7 @@ from gateway.values import (
 LIFE = timedelta(minutes=10)
 TRIES = 5
 DIGITS = 6
+CODES_OF_ACCOUNT = 10  # an hour, to whatever phones
 CODES_AN_HOUR = 5  # to one phone: each is a fresh chance to guess, and costs money
 
 
@@ -105,6 +108,14 @@ def _enrolled(decision: Decision, asked: Asked, account: Account, number: str) -
     )
 
 
+def may(actor: Account, account: Account | None) -> bool:
+    """Whose phones may somebody set up? A phone speaks in its owner's name: his own; an agent also those of people
+    outside; a supervisor or an administrator everybody's."""
+    if account is None or actor.id == account.id or actor.roles & {Role.SUPERVISOR, Role.ADMINISTRATOR}:
+        return True
+    return Role.AGENT in actor.roles and works_outside(account)
+
+
 # -- on the page -------------------------------------------------------------------------------------------------
 
 
@@ -120,8 +131,8 @@ def enrol(action: Enrol, phone: str, facts: TextFacts, config: Config) -> Decisi
         raise Permanent("This phone has said STOP. Let it text START first.")
     if action.account not in facts.accounts:
         raise Permanent("There is no such account.")
-    if facts.codes_sent >= CODES_AN_HOUR:
-        raise Permanent("Enough codes went to this phone for now. Try again in an hour.")
+    if facts.codes_sent >= CODES_AN_HOUR or facts.codes_for_account >= CODES_OF_ACCOUNT:
+        raise Permanent("Enough codes were sent for now. Try again in an hour.")
     number = config.sms[0].number
     ask = Ask(
         number,
@@ -147,7 +158,7 @@ def enrol(action: Enrol, phone: str, facts: TextFacts, config: Config) -> Decisi
         asks=(ask,),
         question_changes=over,
         notices=(told,),
-        counts=(Count("enrol-code", phone),),
+        counts=(Count("enrol-code", phone), Count("enrol-code", f"account {action.account}")),
     )
 
 
@@ -169,6 +180,8 @@ def revoke(action: Revoke, phone: str, facts: TextFacts) -> Decision:
         raise Permanent("There is no such account.")
     asked = pending(facts)
     his = any(person.contact == account.contact for person in facts.phone.people)
+    if facts.phone.account is not None:
+        his = facts.phone.account.id == account.id
     if not his and not (asked and asked.command == str(account.id)):
         raise Permanent(f"This phone is not {account.name}'s.")
     over = {q.id: {"state": "over"} for q in facts.questions if q.state == "open"}

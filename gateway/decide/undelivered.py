@@ -137,7 +137,9 @@ def decide_undelivered(
     """What becomes of an SMS that was refused, or of which a receipt says that it did not arrive; `why` None: it was
     tried until its time was over."""
     what = GIVEN_UP if why is None else WHAT_HAPPENS[why]
-    again_at = _again_at(row, what, now)
+    # Taken, charged, and only then refused because of our account: once more would be charged once more.
+    charged = what.waits_for_a_person and row.state is not OutboxState.SENDING
+    again_at = None if charged else _again_at(row, what, now)
     gives_up = again_at is None
     said = {"to": row.phone, "code": code, "why": why or "given-up", "words": words[:300]}
     event = NewEntry(Kind.EVENT, Channel.CLOCK, public=False, reason="sms-undelivered", data=said)
@@ -302,10 +304,12 @@ def decide_receipt(
 
 def _settles(receipt: Receipt, row: SmsRow, earlier: bool) -> bool:
     """Does it show that the provider took a message that we thought was not sent, or not surely?"""
-    if receipt.status not in RANK or row.state in (OutboxState.SENT, OutboxState.CANCELLED, OutboxState.HELD):
+    if receipt.status not in RANK or row.state in (OutboxState.SENT, OutboxState.CANCELLED):
         return False
     if receipt.status in ARRIVED:
-        return True
+        return row.state is not OutboxState.HELD or bool(row.provider_id)  # put off, and had arrived after all
+    if row.state is OutboxState.HELD:
+        return False
     given_up = row.state is OutboxState.DEAD and row.status and RANK[Delivery(row.status)] == FINAL
     return not earlier and not given_up
 

@@ -59,6 +59,7 @@ SENDING = (
 
 # -- the gate ----------------------------------------------------------------------------------------------------
 
+STOPPED_AT_ONCE = 1000
 OVER_LIMIT = "daily limit of SMS"
 SHUT = {Refusal.OPTED_OUT: "opted out", Refusal.NUMBER: "no SMS to this number"}
 SPENT = (
@@ -139,24 +140,33 @@ def claim(
 def _heads(
     at: int, limit: int, now: datetime, gate: Gate | None, shut: Callable[[int, Refusal, datetime], None]
 ) -> list[tuple[int, str, str]]:
-    """The first rows of lanes that may go now. Those that the gate stops make room for others."""
-    while True:
+    """The first rows of lanes that may go now. Those that the gate stops make room for others; of a long queue of them
+    a part at a time, because everybody else waits for this transaction."""
+    spent: list[int] = []
+    many = 0
+    while many < STOPPED_AT_ONCE:
         found = rows(HEADS, at, limit)
         texts = [id for id, medium, _ in found if medium == Medium.SMS]
-        stopped = _stopped(texts, now, gate, shut) if texts else set()
+        stopped = _stopped(texts, now, gate, shut, spent) if texts else set()
+        many += len(stopped)
         if passed := [head for head in found if head[0] not in stopped]:
             return passed
         if not stopped:
             return []
+    return []
 
 
 def _stopped(
-    ids: Sequence[int], now: datetime, gate: Gate | None, shut: Callable[[int, Refusal, datetime], None]
+    ids: Sequence[int],
+    now: datetime,
+    gate: Gate | None,
+    shut: Callable[[int, Refusal, datetime], None],
+    spent: list[int],
 ) -> set[int]:
-    """Which of these SMS do not pass; they are dead or wait for tomorrow now."""
+    """Which of these SMS do not pass; they are dead or wait for tomorrow now. `spent` holds the day's segments, once
+    they were counted."""
     lines = rows(f"select id, kind, recipient from outbox where id in ({marks(ids)}) order by id", *ids)  # noqa: S608
     stopped: set[int] = set()
-    spent: int | None = None
     for id, word, recipient in lines:
         kind = NoticeKind(word)
         why = sms_shut(recipient, kind)
@@ -165,11 +175,13 @@ def _stopped(
             die(id, why, now)  # in any case: or it would come up again and again
             stopped.add(id)
         elif gate is not None and kind in BY_ITSELF:
-            spent = _spent(gate) if spent is None else spent
-            if spent >= gate.cap:
+            if not spent:
+                spent.append(_spent(gate))
+            if spent[0] >= gate.cap:
                 _put_off(id, gate.midnight, now)
                 stopped.add(id)
-            spent += 1
+            else:
+                spent[0] += 1
     return stopped
 
 
@@ -379,15 +391,15 @@ def free(now: datetime, settled: Mapping[int, str], only_expired: bool = False) 
 
 def settle_uncertain(now: datetime) -> int:
     """After ten minutes an uncertain row blocks no longer: it "may not have arrived". An SMS that its provider is still
-    to be asked about waits for that, also after a long stop, but no whole day. Inside `writing()`."""
+    to be asked about waits for that, but no longer than an hour. Inside `writing()`."""
     return int(
         execute(
             "update outbox set state = 'dead', result = 'may not have arrived: ' || result, changed = ? "
             "where state in ('dead', 'uncertain', 'held') and state = 'uncertain' and done_at < ? "
-            "and (medium <> 'sms' or not_before is null or not_before < done_at or not_before < ?)",
+            "and (medium <> 'sms' or not_before is null or not_before < done_at or done_at < ?)",
             micros(now),
             micros(now - timedelta(minutes=10)),
-            micros(now - timedelta(days=1)),
+            micros(now - timedelta(hours=1)),
         ).rowcount
     )
 
@@ -429,6 +441,16 @@ def doubtful(now: datetime, limit: int) -> list[Doubtful]:
 
 def _began(lease: int | None, done_at: int) -> datetime:
     return moment(lease) - LEASE if lease else moment(done_at)
+
+
+def doubt_anew(now: datetime) -> None:
+    """At start: the time in which providers are asked begins again; nobody asked while no worker ran. Inside
+    `writing()`."""
+    execute(
+        "update outbox set done_at = ? where state in ('dead', 'uncertain', 'held') and state = 'uncertain' "
+        "and medium = 'sms' and not_before is not null",
+        micros(now),
+    )
 
 
 def record_found(id: int, sent: Sent, now: datetime) -> None:

@@ -132,7 +132,7 @@ def for_phone(number: str, account: int, now: datetime) -> TextFacts:
     """The facts for enrolling and revoking a phone."""
     waiting = rows(
         "select id from outbox where recipient = ? and medium = 'sms' and account is not null "
-        "and state in ('held', 'ready')",
+        "and state in ('held', 'ready', 'uncertain')",
         number,
     )
     return TextFacts(
@@ -142,6 +142,7 @@ def for_phone(number: str, account: int, now: datetime) -> TextFacts:
         number="",
         on_its_way=tuple(line[0] for line in waiting),
         codes_sent=_count("enrol-code", number, now, HOUR),
+        codes_for_account=_count("enrol-code", f"account {account}", now, HOUR),
         questions=_questions(number),
         accounts=facts.accounts_by_id([account]),
         bindings=bindings(number),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -37,7 +38,8 @@ def poll(way: SmsNumber, since: datetime, folder: Path) -> list[Sms | Receipt]:
 
 def _take(path: Path, way: SmsNumber, since: datetime) -> Sms | None:
     content = path.read_bytes()
-    id = f"{path.name}-{hashlib.sha256(content).hexdigest()[:16]}"
+    name = os.fsencode(path.name).decode("utf-8", "replace")
+    id = f"{name}-{hashlib.sha256(content).hexdigest()[:16]}"
     before, asked_from = _returned.get((way.number, path), ("", since))
     if before == id and since > asked_from:
         _put_away(path, id)

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import parse_qs, parse_qsl
 
 from gateway.config import HttpSms, SmsNumber
-from gateway.values import Delivery, RawRequest, RawResponse, Receipt, Refusal, Sms
+from gateway.values import Delivery, RawRequest, RawResponse, Receipt, Refusal, Sms, utc_now
 
 FORM = "application/x-www-form-urlencoded"
 FAILED = (Delivery.UNDELIVERED, Delivery.FAILED)
@@ -82,7 +82,8 @@ def _sms(http: HttpSms, body: Mapping[str, Any], raw: RawRequest) -> Sms | None:
     if not sender:
         return None
     # Without an id of the provider's the same body is the same message: what it repeats is taken once
-    id = field(body, http.field_id) or hashlib.sha256(raw.body).hexdigest()
+    # Without an id the same words on another day are another message.
+    id = field(body, http.field_id) or f"{utc_now():%Y%m%d}-{hashlib.sha256(raw.body).hexdigest()}"
     return Sms("http", id, sender, field(body, http.field_to).strip(), text)
 
 

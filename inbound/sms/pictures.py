@@ -24,6 +24,7 @@ def download(session: Any, media: Media, login: tuple[str, str]) -> tuple[bytes,
     to one public address over HTTPS.
     """
     from requests import RequestException
+    from urllib3.exceptions import HTTPError
 
     try:
         with _get(session, media.url, login) as answer:
@@ -34,7 +35,7 @@ def download(session: Any, media: Media, login: tuple[str, str]) -> tuple[bytes,
             return _read(answer, media)
     except ValueError as error:  # requests' own InvalidURL is one, and what urllib says of addresses that are none
         raise Permanent("the picture leads nowhere") from error
-    except RequestException as error:
+    except (RequestException, HTTPError) as error:
         raise Later(f"the picture cannot be had: {type(error).__name__}") from error
 
 
@@ -73,7 +74,7 @@ def _read(answer: Any, media: Media) -> tuple[bytes, str]:
     if answer.status_code != 200:
         raise Permanent(f"the picture cannot be had: {answer.status_code}")
     until, data = time.monotonic() + TIMEOUT, bytearray()
-    for chunk in answer.iter_content(16 * 1024):
+    while chunk := answer.raw.read1(16 * 1024, decode_content=True):  # what is there: a full block may never come
         data += chunk
         if len(data) > LARGEST:
             raise Permanent("the picture is larger than 10 MB")

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import quote, quote_plus
+from urllib.parse import parse_qsl, quote, quote_plus, urlsplit
 
 import requests
 from requests.exceptions import InvalidSchema, InvalidURL, MissingSchema
@@ -29,7 +29,9 @@ from gateway.values import Caps, Later, OutSms, Refusal, Refused, Sent, Uncertai
 from outbound.sms.over_http import unheard
 
 CAPS = Caps()
+MOST_LATER = 3600.0  # seconds; beyond that a Retry-After is a mistake
 PLACE = re.compile(r"\{(to|from|text|id|callback)\}")
+SECRET_LENGTH = 6  # shorter words are no passwords
 NO_URL = (InvalidURL, InvalidSchema, MissingSchema, UnicodeError)
 
 Client = Callable[[requests.Request], requests.Response]
@@ -45,7 +47,7 @@ def send(client: Client, way: SmsNumber, message: OutSms) -> Sent:
     """Asks the provider to send. Raises as the table above says."""
     assert way.http is not None
     response = client(request(way.http, message))
-    status, words = response.status_code, _words(response)
+    status, words = response.status_code, _without_secrets(_words(response), way.http)
     if 200 <= status < 300:
         return Sent(at_path(_answer(response), way.http.id_path), words)
     if status == 429:
@@ -96,12 +98,12 @@ def retry_after(headers: Mapping[str, str]) -> float:
     """Seconds to wait: said as a number or as a date; 0 when not said."""
     said = headers.get("Retry-After", "").strip()
     if re.fullmatch("[0-9]{1,6}", said):
-        return float(said)
+        return min(MOST_LATER, float(said))
     try:
         at = parsedate_to_datetime(said)
     except ValueError:
         return 0.0
-    return max(0.0, (at.replace(tzinfo=at.tzinfo or UTC) - utc_now()).total_seconds())
+    return min(MOST_LATER, max(0.0, (at.replace(tzinfo=at.tzinfo or UTC) - utc_now()).total_seconds()))
 
 
 def at_path(answer: Any, path: str) -> str:
@@ -133,6 +135,15 @@ def _answer(response: requests.Response) -> Any:
         return json.loads(response.content)
     except (ValueError, RecursionError):
         return None
+
+
+def _without_secrets(words: str, http: HttpSms) -> str:
+    """Some providers repeat the key they refuse: it stands on no page and in no log."""
+    query = [value for _, value in parse_qsl(urlsplit(http.url).query) if not PLACE.search(value)]
+    headers = [part for value in http.headers.values() for part in (value, *value.split())]
+    for secret in sorted({http.secret, *query, *headers}, key=len, reverse=True):
+        words = words.replace(secret, "…") if len(secret) >= SECRET_LENGTH else words
+    return words
 
 
 def _words(response: requests.Response) -> str:

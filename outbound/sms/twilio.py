@@ -22,7 +22,7 @@ from outbound.sms.over_http import can_be_called, heed, unheard
 CAPS = Caps(media=True, price=True, handles_opt_out=True, can_look_up=True, polls=True)
 
 TIMEOUT = 10.0  # seconds for an answer to begin
-CLOCKS_DIFFER = timedelta(minutes=1)
+CLOCKS_DIFFER = timedelta(minutes=15)
 REMEMBERED = 10_000  # messages whose name at Twilio is known to be taken
 
 # Why Twilio does not take a message. Any other code is UNKNOWN.

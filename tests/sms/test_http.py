@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import hmac
 import json
 import socket
@@ -178,7 +177,7 @@ def test_a_refusal_has_their_code_and_their_words(status: int, body: str, code: 
     ("header", "least", "most"),
     [
         ({"Retry-After": "120"}, 120, 120),
-        ({"Retry-After": "Wed, 01 Jan 2200 00:00:00 GMT"}, 1e9, 1e10),
+        ({"Retry-After": "Wed, 01 Jan 2200 00:00:00 GMT"}, 3600, 3600),
         ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0, 0),
         ({"Retry-After": "soon"}, 0, 0),
         ({}, 0, 0),
@@ -386,7 +385,7 @@ def test_without_an_id_the_same_body_is_the_same_message() -> None:
         inward.receive(RawRequest("POST", URL, {"X-Signature": mac(b).hex()}, b), "sms", [number()])[0][0]
         for b in (body, body, other)
     )
-    assert first.id == again.id == hashlib.sha256(body).hexdigest() != another.id
+    assert first.id == again.id != another.id
 
 
 @pytest.mark.parametrize(

@@ -742,8 +742,8 @@ def test_the_message_of_another_row_with_the_same_words_is_not_taken_for_it(doub
         ({"recipient": "+447700900124"}, False),
         ({"direction": "inbound"}, False),
         ({"direction": "outbound-reply"}, True),
-        ({"created": SINCE - timedelta(seconds=59)}, True),
-        ({"created": SINCE - timedelta(seconds=61)}, False),
+        ({"created": SINCE - timedelta(minutes=14)}, True),
+        ({"created": SINCE - timedelta(minutes=16)}, False),
     ],
 )
 def test_a_message_is_known_by_number_text_and_time(double: Double, facts: dict[str, Any], found: bool) -> None:
