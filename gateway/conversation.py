@@ -109,6 +109,8 @@ def _burst(heading: Heading) -> Landing | None:
     facts = heading.facts
     if not facts.heard or facts.at - facts.heard[0].at > BURST:
         return None
+    if any(sent.kind is NoticeKind.ANSWER and sent.at > facts.heard[0].at for sent in facts.sent):
+        return None  # one of us has written meanwhile: he may answer that
     # The answer "something new" is on no ticket itself: the message that waited for it is.
     same = [h for h in facts.heard if h.reason == "menu"] if facts.heard[0].reason == "menu" else facts.heard[:1]
     ticket = next((h.ticket for h in same if h.ticket in facts.tickets), None)

@@ -68,7 +68,12 @@ REPLY_LINES = {
     "note": "Reply to leave an internal note.",
     "": "",
 }
-SUBJECTS = {NoticeKind.CODE: "Your code", NoticeKind.ALARM: "Please have a look", NoticeKind.ECHO: "Your jobs"}
+SUBJECTS = {
+    NoticeKind.CODE: "Your code",
+    NoticeKind.ALARM: "Please have a look",
+    NoticeKind.ECHO: "Your jobs",
+    NoticeKind.NOTICE: "About your account",
+}
 
 # What never stands in a header: controls, line and paragraph separators, direction overrides, halves of characters.
 UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")

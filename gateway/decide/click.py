@@ -108,7 +108,8 @@ def _too_long(text: str) -> str:
 def _unreachable(by: Medium | None, ticket: TicketFacts, config: Config) -> str:
     ways = [reach for reach in ticket.reach if by in (None, reach.medium)]
     if by is Medium.MAIL and not ways:
-        return "No email address is known. Answer by SMS."
+        texted = any(reach.usable for reach in ticket.reach if reach.medium is Medium.SMS)
+        return "No email address is known. " + ("Answer by SMS." if texted else "Call, or ask for one.")
     if not config.sms:
         return "No SMS number is configured ([[sms]] in the config)."
     out = next((reach for reach in ways if reach.opted_out_at), None)

@@ -626,7 +626,7 @@ def _escalate(order: Order, ticket: TicketFacts) -> Decision:
         "escalated",
         {"escalation_level": 1, "unread": True},
         data={"to": [account.id for account in above]},
-        told=_saying(told, order, "escalates"),
+        told=_saying(told, order, "escalates", order.said.text),
         who=names,
     )
 
@@ -768,9 +768,9 @@ def _misused(order: Order, ticket: TicketFacts, verb: Verb) -> Decision:
     return Decision(DONE, "misused", order.step(f"{verb} needs more"), ticket=ticket.number, notices=told)
 
 
-def _saying(told: tuple[Notice, ...], order: Order, what: str) -> tuple[Notice, ...]:
-    """Notices with a first line that says who did what."""
-    words = f"{order.name} {what} this."
+def _saying(told: tuple[Notice, ...], order: Order, what: str, why: str = "") -> tuple[Notice, ...]:
+    """Notices with a first line that says who did what, and in his words why."""
+    words = f"{order.name} {what} this" + (f": {why}" if why else ".")
     return tuple(replace(one, data={**one.data, "words": words}) for one in told)
 
 

@@ -269,7 +269,8 @@ def _status(case: TextCase) -> Decision | None:
     told = (
         (_sms(case, NoticeKind.LIST, "list:{inbound}", None, say="status", lines=lines),) if not _silent(case) else ()
     )
-    steps = case.step("status", f"{len(his)} requests")
+    why_not = _silent(case)
+    steps = case.step("status", f"{len(his)} requests" + (f", not answered: {why_not}" if why_not else ""))
     if case.said.number is None or not his:
         return Decision(InboundState.DONE, "status", steps, notices=told)
     asked = NewEntry(Kind.EVENT, Channel.SMS, author_address=case.phone, public=False, reason="status-asked")
@@ -602,7 +603,7 @@ def _entry(case: TextCase, reason: str, data: Mapping[str, Any] | None = None) -
     return NewEntry(
         kind=Kind.MESSAGE,
         channel=Channel.SMS,
-        author_name=name,
+        author_name=name or case.phone,
         author_address=case.phone,
         reason=reason,
         text=case.text,
