@@ -191,10 +191,15 @@ def token(case: Case, purpose: Purpose, ticket: int, special: dict[str, Any]) ->
     who, generation = whose(case, purpose, ticket)
     text = addresses.sign(keys, purpose, ticket, entry, who, generation)
     if special.get("forged") == "mac":
-        text = text[:-1] + ("a" if text[-1] != "a" else "b")
+        text = forged(text)
     if special.get("forged") == "number":
         text = text.replace(f".{ticket}.", f".{case.other}.", 1)
     return text
+
+
+def forged(token: str) -> str:
+    """The same token with another last letter, whatever it was."""
+    return token[:-1] + ("a" if token[-1] != "a" else "b")
 
 
 def whose(case: Case, purpose: Purpose, ticket: int) -> tuple[int, int]:
@@ -316,11 +321,11 @@ def specialities(case: Case, message: InboundMessage) -> InboundMessage:
     if special.get("own_mail") == "header":
         columns["loop_token"] = case.desk.token(Purpose.LOOP, case.given)
     if special.get("own_mail") == "forged-header":
-        columns["loop_token"] = case.desk.token(Purpose.LOOP, case.given)[:-2] + "aa"
+        columns["loop_token"] = forged(case.desk.token(Purpose.LOOP, case.given))
     if special.get("own_mail") == "message-id":
         columns["message_id"] = f"{case.desk.token(Purpose.MESSAGE_ID, case.given)}@{DOMAIN}"
     if special.get("own_mail") == "forged-message-id":
-        columns["message_id"] = f"{case.desk.token(Purpose.MESSAGE_ID, case.given)[:-2]}aa@{DOMAIN}"
+        columns["message_id"] = f"{forged(case.desk.token(Purpose.MESSAGE_ID, case.given))}@{DOMAIN}"
     if special.get("message_id") == "missing":
         columns["message_id"] = f"{message.content_hash}@local"
     if who := special.get("reply_to"):
