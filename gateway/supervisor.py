@@ -153,7 +153,7 @@ def _keep_alive(family: Sequence[Child]) -> None:
             return
         if number == signal.SIGHUP:
             _say("SIGHUP: the parts are told to read the config again")
-            _tell(family, signal.SIGHUP)
+            _tell(family[::-1], signal.SIGHUP)  # who decides first, who takes mail for a new inbox last
         _bury(family)
 
 
