@@ -29,14 +29,13 @@ ASKING = frozenset({NoticeKind.MENU, NoticeKind.LIST, NoticeKind.CONSENT, Notice
 @dataclass(frozen=True, slots=True)
 class Landing:
     """Where a text belongs: `ticket`, else `offered` in a menu, else a new ticket. `question` is what it answers, or
-    what it waits with; `new` marks the answer "something new"."""
+    what it waits with: an answered menu without a ticket means something new."""
 
     reason: str
     ticket: int | None = None
     guessed: bool = False
     question: Asked | None = None
     offered: tuple[int, ...] = ()
-    new: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -65,6 +64,13 @@ def numbers(text: str) -> tuple[int, ...]:
     return tuple(n for n in dict.fromkeys(map(int, named)) if FIRST_NUMBER <= n < 2**31)[:10]
 
 
+def quoted(words: str, facts: TextFacts) -> tuple[int, ...]:
+    """The tickets of our messages that have these words in them, newest first: what a reaction is about."""
+    words = words.rstrip(".… ").lower()
+    same = (s for s in facts.sent if words and words in " ".join(s.text.lower().split()))
+    return tuple(sent.ticket for sent in same if sent.ticket)
+
+
 # -- the rules ---------------------------------------------------------------------------------------------------
 
 
@@ -84,8 +90,7 @@ def _choice(heading: Heading) -> Landing | None:
         return None
     if heading.by_word and menu.state != "open":
         return None
-    chosen = menu.options[heading.choice - 1]
-    return Landing("menu", chosen, question=menu, new=chosen is None)
+    return Landing("menu", menu.options[heading.choice - 1], question=menu)
 
 
 def _pool(heading: Heading) -> Landing | None:

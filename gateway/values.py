@@ -691,6 +691,10 @@ class TextFacts:
     waits_for: int | None = None  # the question whose answer this very message waited for
     code: str = ""  # a fresh one, should one be needed
 
+    def open_questions(self, kind: QuestionKind) -> tuple[Asked, ...]:
+        """Those of a kind that can still be answered, newest first."""
+        return tuple(q for q in self.questions if q.kind is kind and q.state == "open" and q.expires_at > self.now)
+
 
 # -- what is decided ---------------------------------------------------------------------------------------------
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from gateway.config import Config, Inbox
 from gateway.decide import notices
-from gateway.decide.pieces import fresh_subject, reopened
+from gateway.decide.pieces import LATER, answer_by, answered, closed, fresh_subject, open_again, reopened
 from gateway.values import (
     Account,
     Action,
@@ -60,8 +60,7 @@ def _answer(action: Answer, actor: Account, facts: Facts, config: Config) -> Dec
     entry = NewEntry(
         Kind.ANSWER, channel, actor.name, account=actor.id, reason="page", text=action.text, files=action.files
     )
-    changes: dict[str, Any] = {"unread": False, "due_at": None, "next_at": facts.now + notices.LATER}
-    changes |= {"status": Status.WAITING, "closed_at": None, "closing_reason": ""}
+    changes = answered(facts.now)
     if ticket.assignee is None:
         changes["assignee"] = actor.id
     entries = [entry]
@@ -182,17 +181,13 @@ def _reopen(action: Reopen, actor: Account, facts: Facts, config: Config) -> Dec
     ticket = _ticket(action.ticket, facts)
     if ticket.status is not Status.CLOSED:
         return Decision(DONE, "reopened")
-    inbox = config.inbox(ticket.inbox) or config.inboxes[0]
-    answer_by = facts.now + timedelta(hours=inbox.answer_hours)
     return Decision(
         DONE,
         "reopened",
         ticket=ticket.number,
         entries=(_event(actor, "reopened"),),
-        changes={
-            "status": Status.OPEN, "closed_at": None, "closing_reason": "", "due_at": answer_by, "next_at": answer_by,
-        },
-    )  # fmt: skip
+        changes=open_again(ticket, facts.now, config),
+    )
 
 
 def _read(action: Read, actor: Account, facts: Facts, config: Config) -> Decision:
@@ -235,7 +230,7 @@ def _write(action: Write, actor: Account, facts: Facts, config: Config) -> Decis
             acquisition="web",
         ),
         entries=(entry,),
-        changes={"unread": False, "next_at": facts.now + notices.LATER},
+        changes={"unread": False, "next_at": facts.now + LATER},
         notices=(first,),
         address_changes=_a_person_writes(first),
     )
@@ -295,7 +290,7 @@ def _spam(action: Spam, actor: Account, facts: Facts, config: Config) -> Decisio
         SPAM,
         ticket=ticket.number,
         entries=(_event(actor, "closed", reason=SPAM, blocked=bool(blocks)),),
-        changes=_end(SPAM, facts),
+        changes=closed(SPAM, facts.now),
         blocks=blocks,
     )
 
@@ -320,8 +315,7 @@ def wake(
     changes: dict[str, Any] = {"snoozed_until": None}
     if ticket.status is Status.CLOSED:
         return Decision(DONE, "awake", ticket=ticket.number, changes=changes)
-    inbox = config.inbox(ticket.inbox) or config.inboxes[0]
-    answer_by = now + timedelta(hours=inbox.answer_hours)
+    due = answer_by(ticket.inbox, now, config)
     known = Facts(now, Person(""), accounts=accounts, staff=staff)
     told = notices.to_assignee(ticket, known, 0, but=None, config=config)
     return Decision(
@@ -329,31 +323,27 @@ def wake(
         "awake",
         ticket=ticket.number,
         entries=(event,),
-        changes=changes | {"status": Status.OPEN, "unread": True, "due_at": answer_by, "next_at": answer_by},
+        changes=changes | {"status": Status.OPEN, "unread": True, "due_at": due, "next_at": due},
         notices=tuple(replace(one, data={**one.data, "words": "The pause is over."}) for one in told),
     )
 
 
 def taken_back(
-    ticket: TicketFacts, entry: int, answered: bool, actor: Account, now: datetime, config: Config
+    ticket: TicketFacts, entry: int, is_answered: bool, actor: Account, now: datetime, config: Config
 ) -> Decision:
     """After an answer was cancelled in time: the timeline says so, and the ticket waits for us again, unless an earlier
-    answer has gone out since the customer wrote (`answered`)."""
+    answer has gone out since the customer wrote (`is_answered`)."""
     event = _event(actor, "taken-back", entry=entry)
-    if answered:
+    if is_answered:
         waits: dict[str, Any] = {"status": Status.WAITING, "closed_at": None, "closing_reason": ""}
         return Decision(DONE, "taken-back", ticket=ticket.number, entries=(event,), changes=waits)
-    inbox = config.inbox(ticket.inbox) or config.inboxes[0]
-    answer_by = now + timedelta(hours=inbox.answer_hours)
     return Decision(
         DONE,
         "taken-back",
         ticket=ticket.number,
         entries=(event,),
-        changes={
-            "status": Status.OPEN, "closed_at": None, "closing_reason": "", "due_at": answer_by, "next_at": answer_by,
-        },
-    )  # fmt: skip
+        changes=open_again(ticket, now, config),
+    )
 
 
 def _ticket(number: int, facts: Facts) -> TicketFacts:
@@ -365,18 +355,7 @@ def _ticket(number: int, facts: Facts) -> TicketFacts:
 def _closed(reason: str, facts: Facts, config: Config) -> dict[str, Any]:
     if reason not in config.closing.reasons:
         raise Permanent(f"Closing needs a reason: {', '.join(config.closing.reasons)}.")
-    return _end(reason, facts)
-
-
-def _end(reason: str, facts: Facts) -> dict[str, Any]:
-    return {
-        "status": Status.CLOSED,
-        "closed_at": facts.now,
-        "closing_reason": reason,
-        "unread": False,
-        "due_at": None,
-        "next_at": facts.now + notices.LATER,
-    }
+    return closed(reason, facts.now)
 
 
 def _event(actor: Account, what: str, **data: Any) -> NewEntry:

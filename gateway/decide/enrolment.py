@@ -10,8 +10,7 @@ import hmac
 from dataclasses import replace
 from datetime import timedelta
 
-from gateway.commands import Said
-from gateway.config import Config, SmsNumber
+from gateway.config import Config
 from gateway.decide.notices import works_outside
 from gateway.values import (
     Account,
@@ -53,16 +52,13 @@ def right(asked: Asked, code: str) -> bool:
 
 def pending(facts: TextFacts) -> Asked | None:
     """The enrolment that this phone can still finish."""
-    return next(
-        (q for q in facts.questions if q.kind is QuestionKind.ENROL and q.state == "open" and q.expires_at > facts.now),
-        None,
-    )
+    return next(iter(facts.open_questions(QuestionKind.ENROL)), None)
 
 
 # -- by the phone ------------------------------------------------------------------------------------------------
 
 
-def shown_by_phone(said: Said, text: str, facts: TextFacts, config: Config, way: SmsNumber) -> Decision | None:
+def shown_by_phone(text: str, facts: TextFacts) -> Decision | None:
     """The technician texts his code back. None when it is no code."""
     asked = pending(facts)
     code = "".join(text.split())
@@ -74,7 +70,7 @@ def shown_by_phone(said: Said, text: str, facts: TextFacts, config: Config, way:
     account = facts.accounts.get(int(asked.command or 0))
     if account is None or not account.active:
         return Decision(InboundState.DONE, "wrong-code", steps, secret=True)
-    return _enrolled(Decision(InboundState.DONE, "enrolled", steps, secret=True), asked, account, asked.number)
+    return _enrolled(Decision(InboundState.DONE, "enrolled", steps, secret=True), asked, account)
 
 
 def _one_try_less(asked: Asked) -> dict[int, dict[str, object]]:
@@ -82,14 +78,14 @@ def _one_try_less(asked: Asked) -> dict[int, dict[str, object]]:
     return {asked.id: left | ({"state": "over"} if asked.tries + 1 >= TRIES else {})}
 
 
-def _enrolled(decision: Decision, asked: Asked, account: Account, number: str) -> Decision:
+def _enrolled(decision: Decision, asked: Asked, account: Account) -> Decision:
     to_phone = Notice(
         NoticeKind.ECHO,
         Medium.SMS,
         asked.phone,
         f"enrolled:{asked.id}",
         account=account.id,
-        numbers=(number,),
+        numbers=(asked.number,),
         data={"say": "enrolled", "name": account.name},
     )
     to_mailbox = Notice(
@@ -170,7 +166,7 @@ def verify(action: Verify, facts: TextFacts) -> Decision:
         raise Permanent("There is no code for this phone any more: send a new one.")
     if not right(asked, "".join(action.code.split())):
         return Decision(InboundState.DONE, "wrong-code", question_changes=_one_try_less(asked))
-    return _enrolled(Decision(InboundState.DONE, "enrolled"), asked, account, asked.number)
+    return _enrolled(Decision(InboundState.DONE, "enrolled"), asked, account)
 
 
 def revoke(action: Revoke, phone: str, facts: TextFacts) -> Decision:

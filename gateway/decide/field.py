@@ -17,9 +17,10 @@ from zoneinfo import ZoneInfo
 from gateway import commands
 from gateway.commands import VERBS, Said, SaidKind, Verb
 from gateway.config import Config
-from gateway.conversation import numbers
+from gateway.conversation import numbers, quoted
 from gateway.decide import notices
 from gateway.decide.enrolment import LIFE, TRIES, digest, right
+from gateway.decide.pieces import answered, closed, open_again
 from gateway.values import (
     Account,
     Ask,
@@ -161,9 +162,8 @@ def _read(order: Order) -> Decision:
 
 def _reaction(order: Order) -> Decision:
     """A thumb under one of our messages: a note on its ticket, and no answer."""
-    words = order.said.quoted.rstrip(".… ").lower()
-    named = [*numbers(order.said.quoted), *(s.ticket for s in order.facts.sent if words and words in s.text.lower())]
-    ticket = next((order.facts.tickets[n] for n in named if n and n in order.facts.tickets), None)
+    named = [*numbers(order.said.quoted), *quoted(order.said.quoted, order.facts)]
+    ticket = next((order.facts.tickets[n] for n in named if n in order.facts.tickets), None)
     if ticket is None:
         return Decision(DONE, "reaction", order.step("a reaction to nothing that we know"))
     entry = _written(order, Kind.NOTE, "reaction", order.text, public=False, data={})
@@ -185,7 +185,7 @@ def _free_text(order: Order) -> Decision:
         words = ", ".join(word.upper() for word in near)
         told = _answer(order, NoticeKind.USAGE, say="nearest", near=words)
         return Decision(PARKED, "needs-sorting", order.step(f"perhaps {words}"), notices=told)
-    if _codes(order) and (order.said.pin or re.fullmatch(r"\s*\d{3,8}\s*", order.text)):
+    if order.facts.open_questions(QuestionKind.CODE) and (order.said.pin or re.fullmatch(r"\s*\d{3,8}\s*", order.text)):
         told = _answer(order, NoticeKind.USAGE, say="code-alone")
         return Decision(PARKED, "needs-sorting", order.step("a code without its command"), notices=told, secret=True)
     ticket = _current(order) or _only_job(order)
@@ -214,8 +214,7 @@ def _choice(order: Order) -> Decision:
 
 
 def _menu_open(order: Order) -> bool:
-    menus = (q for q in order.facts.questions if q.kind is QuestionKind.MENU and q.command and q.state == "open")
-    return any(menu.expires_at > order.facts.now for menu in menus)
+    return any(menu.command for menu in order.facts.open_questions(QuestionKind.MENU))
 
 
 def _chosen(order: Order, asked: Asked, n: int) -> Decision:
@@ -263,9 +262,7 @@ def _carried_out(order: Order, ticket: TicketFacts) -> Decision:
 
 def _bare_ok(order: Order) -> Decision:
     """ "Ok" takes a job that was offered within twelve hours and not answered; else it is nothing, and not answered."""
-    offers = [q for q in order.facts.questions if q.kind is QuestionKind.JOB and q.state == "open"]
-    offers = [q for q in offers if q.expires_at > order.facts.now]
-    offered = list(dict.fromkeys(q.options[0] for q in offers))
+    offered = list(dict.fromkeys(q.options[0] for q in order.facts.open_questions(QuestionKind.JOB)))
     if not offered:
         return Decision(DONE, "bare-ok", order.step("ok, and no job was offered"))
     if len(offered) > 1:
@@ -348,7 +345,12 @@ def _needs_code(order: Order, ticket: TicketFacts) -> str:
 def _by_code(order: Order, ticket: TicketFacts, why: str) -> Decision:
     """A code goes to the phone on file, for this verb on this ticket, once; the command is given again with it."""
     asked = next(
-        (q for q in _codes(order) if q.command == str(order.said.verb) and q.options == (ticket.number,)), None
+        (
+            q
+            for q in order.facts.open_questions(QuestionKind.CODE)
+            if q.command == str(order.said.verb) and q.options == (ticket.number,)
+        ),
+        None,
     )
     if not order.said.pin or asked is None:
         return _ask_for_code(order, ticket, why)
@@ -356,11 +358,6 @@ def _by_code(order: Order, ticket: TicketFacts, why: str) -> Decision:
         return _wrong_code(order, ticket, asked)
     decision = _carried_out(order, ticket)
     return replace(decision, question_changes={**decision.question_changes, asked.id: {"state": "answered"}})
-
-
-def _codes(order: Order) -> list[Asked]:
-    codes = [q for q in order.facts.questions if q.kind is QuestionKind.CODE]
-    return [q for q in codes if q.state == "open" and q.expires_at > order.facts.now]
 
 
 def _ask_for_code(order: Order, ticket: TicketFacts, why: str) -> Decision:
@@ -385,7 +382,9 @@ def _ask_for_code(order: Order, ticket: TicketFacts, why: str) -> Decision:
         notices=told,
         asks=(ask,),
         # An older code for the same ends, so that there is one to guess; its wrong tries still count.
-        question_changes={q.id: {"state": "replaced"} for q in _codes(order) if q.command == verb},
+        question_changes={
+            q.id: {"state": "replaced"} for q in order.facts.open_questions(QuestionKind.CODE) if q.command == verb
+        },
     )
 
 
@@ -551,14 +550,7 @@ def _reply(order: Order, ticket: TicketFacts) -> Decision:
         order.step(f"answers the customer of #{ticket.number}"),
         ticket=ticket.number,
         entries=(entry,),
-        changes={
-            "status": Status.WAITING,
-            "closed_at": None,
-            "closing_reason": "",
-            "unread": False,
-            "due_at": None,
-            "next_at": order.facts.now + notices.LATER,
-        },
+        changes=answered(order.facts.now),
         remember=True,
         notices=(answer, *_echo(order, ticket, "replied")),
     )
@@ -572,15 +564,9 @@ def _done(order: Order, ticket: TicketFacts) -> Decision:
         return replace(already, entries=(words,)) if said else already
     reasons = order.config.closing.reasons
     reason = "solved" if "solved" in reasons else reasons[0]
-    changes = {
-        "status": Status.CLOSED,
-        "closed_at": order.facts.now,
-        "closing_reason": reason,
-        "unread": False,
-        "due_at": None,
-        "snoozed_until": None,
-        "next_at": order.facts.now + notices.LATER,
-    } | ({"assignee": order.account.id} if ticket.assignee is None else {})
+    changes = closed(reason, order.facts.now) | {"snoozed_until": None}
+    if ticket.assignee is None:
+        changes["assignee"] = order.account.id
     return _done_it(order, ticket, "closed", changes, data={"reason": reason}, told=_customer_told(order, ticket))
 
 
@@ -601,15 +587,7 @@ def _customer_told(order: Order, ticket: TicketFacts) -> tuple[Notice, ...]:
 def _reopen(order: Order, ticket: TicketFacts) -> Decision:
     if ticket.status is not Status.CLOSED:
         return _already(order, ticket, "is-open")
-    inbox = order.config.inbox(ticket.inbox) or order.config.inboxes[0]
-    answer_by = order.facts.now + timedelta(hours=inbox.answer_hours)
-    changes = {
-        "status": Status.OPEN,
-        "closed_at": None,
-        "closing_reason": "",
-        "due_at": answer_by,
-        "next_at": answer_by,
-    }
+    changes = open_again(ticket, order.facts.now, order.config)
     return _done_it(order, ticket, "reopened", changes)
 
 

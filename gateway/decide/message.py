@@ -13,7 +13,7 @@ from gateway import addresses, commands, matching
 from gateway.addresses import Keys
 from gateway.config import Config, Inbox
 from gateway.decide import field, notices
-from gateway.decide.pieces import reopened
+from gateway.decide.pieces import answer_by, answered, reopened
 from gateway.matching import Match, Relation
 from gateway.values import (
     Account,
@@ -36,7 +36,6 @@ from gateway.values import (
     Proof,
     Purpose,
     Role,
-    Status,
     Step,
     TicketFacts,
     Token,
@@ -341,15 +340,7 @@ def _staff_answer(case: Case, account: Account, ticket: TicketFacts) -> Decision
         case.step(case.match.reason, f"{account.name} answers #{ticket.number}"),
         ticket=ticket.number,
         entries=(replace(_entry(case, Kind.ANSWER, case.match.reason), account=account.id),),
-        changes={
-            "status": Status.WAITING,
-            "closed_at": None,
-            "closing_reason": "",
-            "unread": False,
-            "due_at": None,
-            "next_at": case.facts.now + notices.LATER,
-        }
-        | ({} if ticket.assignee else {"assignee": account.id}),
+        changes=answered(case.facts.now) | ({} if ticket.assignee else {"assignee": account.id}),
         address_changes=_reachable_again(case),
         notices=tuple(n for n in (answer, echo) if n),
     )
@@ -421,7 +412,7 @@ def _open(case: Case) -> Decision:
     )
     steps = [*case.step(case.match.reason, "new ticket" + (f", perhaps the same as #{linked}" if linked else ""))]
     steps.append(Step("acknowledgement", "sent" if acknowledge else f"none: {why_not}"))
-    answer_by = case.facts.now + timedelta(hours=case.inbox.answer_hours)
+    due = answer_by(case.inbox.address, case.facts.now, case.config)
     return Decision(
         InboundState.DONE,
         case.match.reason,
@@ -436,7 +427,7 @@ def _open(case: Case) -> Decision:
             acquisition=case.message.channel,
         ),
         entries=(entry, opened),
-        changes={"due_at": answer_by, "next_at": answer_by},
+        changes={"due_at": due, "next_at": due},
         notices=((notices.acknowledgement(case.sender, 1),) if acknowledge else ()) + _tell_staff(case, None),
         participants=_participants(case, frozenset({case.sender})),
         address_changes=_reachable_again(case),

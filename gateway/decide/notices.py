@@ -24,7 +24,6 @@ from gateway.values import (
     TicketFacts,
 )
 
-LATER = timedelta(days=3650)  # nothing is due: such tickets stand at the end of the list
 JOB_OFFERED = timedelta(hours=12)  # as long as a bare "ok" takes it
 
 

@@ -16,7 +16,7 @@ from gateway.commands import Said, SaidKind
 from gateway.config import Config, Inbox, SmsNumber
 from gateway.conversation import Landing
 from gateway.decide import enrolment, field, notices
-from gateway.decide.pieces import fresh_subject, reopened
+from gateway.decide.pieces import answer_by, fresh_subject, reopened
 from gateway.values import (
     Ask,
     Asked,
@@ -103,6 +103,17 @@ class TextCase:
     def as_customer(self) -> bool:
         """One of us writes as a customer: "NEW my own tap drips"."""
         return self.said.kind is SaidKind.NEW and self.facts.phone.account is not None
+
+    @property
+    def by_machine(self) -> bool:
+        """A short code, a sender's name, or one of our own numbers."""
+        return phones.is_machine(self.phone) or self.config.way(self.phone) is not None
+
+    @property
+    def automatic_off(self) -> bool:
+        """Has it behaved like a machine within the day?"""
+        off = self.facts.phone.automatic_off_until
+        return off is not None and off > self.facts.now
 
     @property
     def text(self) -> str:
@@ -219,7 +230,7 @@ def _blocked(case: TextCase) -> Decision | None:
 
 
 def _enrol(case: TextCase) -> Decision | None:
-    return enrolment.shown_by_phone(case.said, case.sms.text, case.facts, case.config, case.way)
+    return enrolment.shown_by_phone(case.sms.text, case.facts)
 
 
 def _ours(case: TextCase) -> Decision | None:
@@ -232,8 +243,7 @@ def _ours(case: TextCase) -> Decision | None:
 
 def _machine(case: TextCase) -> Decision | None:
     """T10: short codes, names and our own numbers: one ticket a day, and never an answer."""
-    ours = case.config.way(case.phone) is not None
-    if not (ours or phones.is_machine(case.phone)) or case.ruled:
+    if not case.by_machine or case.ruled:
         return None
     today = next((h.ticket for h in case.facts.heard if h.ticket and case.facts.now - h.at < DAY), None)
     ticket = case.facts.tickets.get(today or 0)
@@ -244,16 +254,10 @@ def _reaction(case: TextCase) -> Decision | None:
     """A thumb under one of our messages: a note on its ticket, no reopening, no answer."""
     if case.said.kind is not SaidKind.REACTION:
         return None
-    number = _quoted(case) or next(iter(case.facts.candidates), None)
+    number = next(iter((*conversation.quoted(case.said.quoted, case.facts), *case.facts.candidates)), None)
     if number is None or number not in case.facts.tickets:
         return Decision(InboundState.DONE, "reaction", case.step("reaction", "to nothing that we know"))
     return _note(case, number, "reaction")
-
-
-def _quoted(case: TextCase) -> int | None:
-    words = case.said.quoted.rstrip(".… ").lower()
-    same = (s for s in case.facts.sent if words and s.ticket and words in " ".join(s.text.lower().split()))
-    return next((sent.ticket for sent in same), None)
 
 
 def _status(case: TextCase) -> Decision | None:
@@ -266,10 +270,8 @@ def _status(case: TextCase) -> Decision | None:
     if case.said.number is not None:
         his = [named] if named and conversation.belongs(named, facts) else []
     lines = [[t.number, t.subject, str(t.status)] for t in his[: conversation.OFFERED]]
-    told = (
-        (_sms(case, NoticeKind.LIST, "list:{inbound}", None, say="status", lines=lines),) if not _silent(case) else ()
-    )
     why_not = _silent(case)
+    told = () if why_not else (_sms(case, NoticeKind.LIST, "list:{inbound}", None, say="status", lines=lines),)
     steps = case.step("status", f"{len(his)} requests" + (f", not answered: {why_not}" if why_not else ""))
     if case.said.number is None or not his:
         return Decision(InboundState.DONE, "status", steps, notices=told)
@@ -317,7 +319,7 @@ def _customer(case: TextCase) -> Decision:
     if ticket.status is Status.CLOSED and grateful(case.sms.text) and landing.reason != "reference":
         return _note(case, ticket.number, "thanks")
     added = _add(case, ticket, landing.reason, landing)
-    return _with_the_others(added, case, landing.question, ticket.number) if landing.question else added
+    return _answered(added, landing.question, ticket.number) if landing.question else added
 
 
 def _by_ruling(case: TextCase) -> Decision | None:
@@ -388,7 +390,7 @@ def _open(case: TextCase, reason: str, why_silent: str = "", notes: tuple[str, .
     entry = _entry(case, reason, {"notes": list(notes)} if notes else {})
     data = {"acknowledged": not why_not, "why_not": why_not}
     event = NewEntry(Kind.EVENT, Channel.SMS, reason="opened", data=data)
-    answer_by = case.facts.now + timedelta(hours=case.inbox.answer_hours)
+    due = answer_by(case.inbox.address, case.facts.now, case.config)
     told = () if why_not else (_acknowledgement(case),)
     return Decision(
         InboundState.DONE,
@@ -408,7 +410,7 @@ def _open(case: TextCase, reason: str, why_silent: str = "", notes: tuple[str, .
             acquisition=Channel.SMS,
         ),
         entries=(entry, event),
-        changes={"due_at": answer_by, "next_at": answer_by},
+        changes={"due_at": due, "next_at": due},
         notices=(*told, *notices.to_assignee(None, case.facts, 0, but=None, config=case.config)),
         counts=() if case.phone else (Count("ticket", "withheld"),),
     )
@@ -440,10 +442,10 @@ def _silent(case: TextCase, but_opted_out: bool = False) -> str:
     reasons: tuple[tuple[bool, str], ...] = (
         (not case.phone, "the number is withheld"),
         (case.way.one_way or not case.caps.two_way, "our sender cannot be answered"),
-        (phones.is_machine(case.phone) or case.config.way(case.phone) is not None, "a machine wrote it"),
+        (case.by_machine, "a machine wrote it"),
         (facts.phone.opted_out and not but_opted_out, "this number wants no SMS"),
         (_far_away(case), "a number of a country that gets no automatic SMS"),
-        (_behaves_like_a_machine(case), "it behaves like a machine"),
+        (case.automatic_off or _loops(case), "it behaves like a machine"),
         (hour >= limits.sms_automatic_per_hour, "this number got enough this hour"),
         (day >= limits.sms_automatic_per_day, "this number got enough today"),
     )
@@ -467,11 +469,6 @@ def passive(facts: TextFacts, span: timedelta) -> int:
     return count
 
 
-def _behaves_like_a_machine(case: TextCase) -> bool:
-    off = case.facts.phone.automatic_off_until
-    return (off is not None and off > case.facts.now) or _loops(case)
-
-
 def _loops(case: TextCase) -> bool:
     """The same words for the third time within the hour, or ten messages within two minutes."""
     facts = case.facts
@@ -484,8 +481,7 @@ def _loops(case: TextCase) -> bool:
 
 def _guarded(case: TextCase, decision: Decision) -> Decision:
     """What behaves like a machine gets no automatic SMS for a day; the ticket says so, once."""
-    off = case.facts.phone.automatic_off_until
-    if not case.phone or not _loops(case) or (off is not None and off > case.facts.now):
+    if not case.phone or case.automatic_off or not _loops(case):
         return decision
     flag = NewEntry(Kind.EVENT, Channel.SMS, public=False, reason="automatic-off")
     lands = decision.ticket is not None or decision.new_ticket is not None
@@ -537,11 +533,11 @@ def _chosen(case: TextCase, landing: Landing) -> Decision:
         return _moved(case, landing, steps)
     if number is not None and number not in case.facts.tickets:
         number = None
-    return _with_the_others(Decision(InboundState.DONE, "menu", steps, ticket=number), case, menu, number)
+    return _answered(Decision(InboundState.DONE, "menu", steps, ticket=number), menu, number)
 
 
-def _with_the_others(decision: Decision, case: TextCase, menu: Asked, number: int | None) -> Decision:
-    """The messages that waited for the menu's answer are decided again, by it."""
+def _answered(decision: Decision, menu: Asked, number: int | None) -> Decision:
+    """The menu is over; the messages that waited for its answer are decided again, by it."""
     ruling = Ruling("ticket", number) if number is not None else Ruling("new")
     return replace(
         decision,
@@ -557,9 +553,7 @@ def _moved(case: TextCase, landing: Landing, steps: tuple[Step, ...]) -> Decisio
     put = [h for h in reversed(case.facts.heard) if h.question == menu.id and h.reason == "guessed" and h.entry]
     moving = [h for h in put if h.ticket == h.landed and h.ticket != landing.ticket]
     if not moving:
-        return _with_the_others(
-            Decision(InboundState.DONE, "menu", steps, ticket=landing.ticket), case, menu, landing.ticket
-        )
+        return _answered(Decision(InboundState.DONE, "menu", steps, ticket=landing.ticket), menu, landing.ticket)
     arrive = tuple(_event("moved-in", entry=h.entry, source=h.ticket) for h in moving)
     leave = tuple(
         Decision(InboundState.DONE, "moved-out", ticket=h.ticket, entries=(_event("moved-out", entry=h.entry),))
@@ -576,14 +570,13 @@ def _moved(case: TextCase, landing: Landing, steps: tuple[Step, ...]) -> Decisio
         told = notices.to_assignee(ticket, case.facts, 0, but=None, config=case.config)
         moved = Decision(InboundState.DONE, "menu", steps, ticket.number, entries=arrive, changes=changes, notices=told)
     about = {"entry": moving[0].entry}
-    return replace(
+    moved = replace(
         moved,
         notices=tuple(replace(n, entry=None, data={**n.data, **about}) if n.entry == 0 else n for n in moved.notices),
         moved=tuple(h.entry for h in moving if h.entry),
         also=leave,
-        answers=((menu.id, Ruling("ticket", landing.ticket) if landing.ticket else Ruling("new")),),
-        question_changes={menu.id: {"state": "answered"}},
     )
+    return _answered(moved, menu, landing.ticket)
 
 
 # -- pieces ------------------------------------------------------------------------------------------------------
