@@ -222,7 +222,6 @@ def _write_one(desk: Desk, waiting: intake.Waiting, future: Future[Understood | 
             found = future.result()
             if isinstance(found, Receipt):
                 decision, message = texting.receipt(found, now, desk.config), None
-                texting.note_account(found, now, desk.config)
             else:
                 decision, message = _decide(desk.config, desk.keys, desk.caps, waiting, found, now), found.message
             fail_point("process.decided")

@@ -23,7 +23,8 @@ def arrival(value: Sms | Receipt, received: datetime) -> Arrival:
     recipients = (value.recipient,) if isinstance(value, Sms) else ()
     envelope = Envelope(sender, recipients, path="web")
     # Half characters (lone surrogates) are replaced: no database keeps them.
-    return Arrival(key_of(value), Channel.SMS, raw.encode("utf-8", "replace"), envelope, received)
+    key = key_of(value).encode("utf-8", "replace").decode()
+    return Arrival(key, Channel.SMS, raw.encode("utf-8", "replace"), envelope, received)
 
 
 def key_of(value: Sms | Receipt) -> str:

@@ -362,6 +362,7 @@ class Outbox(Table):
     state = TextField(default="ready")
     created_at = UtcField()
     not_before = UtcField(null=True)
+    released_at = UtcField(null=True)  # a person said "send it now": no limit holds it, and its time begins again
     attempts = IntegerField(default=0)
     owner = TextField(default="")
     lease_until = UtcField(null=True)

@@ -823,9 +823,8 @@ def balance(now: datetime) -> Balance:
     today = micros(now.replace(hour=0, minute=0, second=0, microsecond=0))
     lines = rows(
         f"select state, ticket is not null, (reason in ('blocked-sender', 'filed-away') or ({ALONE})), count(*) "
-        "from (select state, ticket, reason, channel from inbound "
-        "where received_at >= ? order by received_at desc limit ?) few "
-        "where reason not in ('receipt', 'receipt-unmatched') group by 1, 2, 3",
+        "from (select state, ticket, reason, channel from inbound where received_at >= ? "
+        "and reason not in ('receipt', 'receipt-unmatched') order by received_at desc limit ?) few group by 1, 2, 3",
         today,
         BALANCE,
     )

@@ -162,7 +162,7 @@ def _ring(doorbell: bell.Bell) -> None:
 # -- webhooks ----------------------------------------------------------------------------------------------------
 
 
-PLACES, PLACE_SECONDS = 32, 1.0  # webhooks that may wait for their commit at once, and how long others wait for a place
+PLACES, PLACE_SECONDS = 32, 0.5  # webhooks that may wait for their commit at once, and how long others wait for a place
 
 
 class Door:
@@ -189,13 +189,7 @@ class Door:
         values, answer = found.receive(raw, event, ways)
         if answer.status == 403:
             self._refusals.add(driver)
-        if values:
-            if not self._places.acquire(timeout=PLACE_SECONDS):
-                raise Temporary("too many webhooks wait to be kept")  # pages need threads, too
-            try:
-                self._keep(values)
-            finally:
-                self._places.release()
+        self._keep(values)
         return answer
 
     def close(self) -> None:
@@ -205,6 +199,16 @@ class Door:
         self._refusals.close()
 
     def _keep(self, values: Sequence[Sms | Receipt]) -> None:
+        if not values:
+            return
+        if not self._places.acquire(timeout=PLACE_SECONDS):
+            raise Temporary("too many webhooks wait to be kept")  # pages need threads, too
+        try:
+            self._commit(values)
+        finally:
+            self._places.release()
+
+    def _commit(self, values: Sequence[Sms | Receipt]) -> None:
         arrivals = [kept.arrival(value, utc_now()) for value in values]
         end = time.monotonic() + COMMIT_SECONDS
         waiting = [(arrival, self._open().accept(arrival)) for arrival in arrivals]

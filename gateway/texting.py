@@ -15,7 +15,7 @@ from gateway.decide.pieces import fresh_subject
 from gateway.decide.text import TextCase, decide_text
 from gateway.decide.undelivered import decide_receipt
 from gateway.model import execute, micros, update
-from gateway.store import intake, outbox, schedule, texts
+from gateway.store import intake, outbox, texts
 from gateway.values import (
     Caps,
     Channel,
@@ -25,7 +25,6 @@ from gateway.values import (
     NamedAddress,
     QuestionKind,
     Receipt,
-    Refusal,
     Ruling,
     Sms,
     Step,
@@ -126,15 +125,6 @@ def receipt(receipt: Receipt, now: datetime, config: Config) -> Decision:
     found = outbox.sms_row(receipt)
     known = outbox.undelivered_facts(found, now) if found else None
     return decide_receipt(receipt, found, known, now, config)
-
-
-def note_account(receipt: Receipt, now: datetime, config: Config) -> None:
-    """A receipt that says our account is closed stands on every page, as a refusal at sending does. Inside
-    `writing()`."""
-    found = outbox.sms_row(receipt) if receipt.why is Refusal.ACCOUNT else None
-    way = config.way(found.number) if found else None
-    if way is not None:
-        schedule.beat(f"sms:{way.number}", now, f"{receipt.code} {receipt.words}".strip())
 
 
 # -- the clock ---------------------------------------------------------------------------------------------------

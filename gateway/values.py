@@ -813,6 +813,7 @@ class Decision:
     address_changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # address -> columns
     outbox_changes: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)  # outbox id -> columns
     blocks: tuple[tuple[str, bool], ...] = ()  # (address or domain, refused?)
+    alarms: tuple[tuple[str, str], ...] = ()  # (name, words): stand on every page until somebody has acted
     results: tuple[tuple[int, Receipt], ...] = ()  # (outbox id, what became of it)
     asks: tuple[Ask, ...] = ()
     question_changes: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)

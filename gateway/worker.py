@@ -25,6 +25,7 @@ from peewee import InterfaceError, OperationalError
 
 from gateway import bell, blobs, desk, kept, store
 from gateway.config import Config, ConfigError, begin_child, load
+from gateway.decide.undelivered import alarm_of
 from gateway.failpoints import fail_point
 from gateway.rounds import THREADS, Rounds
 from gateway.store import intake, outbox, schedule
@@ -175,12 +176,7 @@ class Box:
     def _record_sent(self, taken: Sequence[tuple[int, Sent]], now: datetime) -> None:
         outbox.record_sent(taken, now)
         for sender in {sent.sender for _, sent in taken if sent.sender}:
-            schedule.calm(self._complaint(sender), now)
-
-    def _complaint(self, number: str) -> str:
-        """The name of the alarm about the account that this number belongs to."""
-        way = self.config.way(number) or (self.config.sms[0] if self.config.sms else None)
-        return f"sms:{way.number if way else number}"
+            schedule.calm(alarm_of(sender, self.config), now)
 
     def record_failed(self, id: int, words: str, again_at: datetime | None, now: datetime) -> None:
         self._write(self._record_failed, id, words, again_at, now)
@@ -201,8 +197,6 @@ class Box:
         id, words = outgoing.id, str(refused)
         give_up(id, OutboxState.SENDING, refused.why, refused.code, words, now, self.config)
         outbox.record_failed(id, words, None, now)  # in any case it is not being sent any more
-        if refused.why is Refusal.ACCOUNT:
-            schedule.beat(self._complaint(outgoing.number), now, f"SMS do not go out: {refused}"[:300])
 
     def record_uncertain(self, id: int, words: str, again_at: datetime | None, now: datetime) -> None:
         self._write(outbox.record_uncertain, id, words, again_at, now)

@@ -154,9 +154,16 @@ def decide_undelivered(
         ticket=row.ticket if told_of else None,
         entries=(event,) if told_of else (),
         notices=(*told, *alarms),
+        alarms=((alarm_of(row.number, config), f"SMS do not go out: {words}"[:300]),) if why is Refusal.ACCOUNT else (),
         address_changes=_address_changes(row, what, facts, now),
         outbox_changes={row.id: _row_changes(row, what, code, words or IN_WORDS[why], again_at, now)},
     )
+
+
+def alarm_of(number: str, config: Config) -> str:
+    """The name of the alarm about the account that one of our numbers belongs to."""
+    way = config.way(number) or next(iter(config.sms), None)
+    return f"sms:{way.number if way else number}"
 
 
 def _again_at(row: SmsRow, what: What, now: datetime) -> datetime | None:

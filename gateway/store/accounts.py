@@ -161,9 +161,11 @@ def forget_failed_tries(subject: str) -> None:
 
 
 def clean(now: datetime) -> None:
-    """Throws away sessions, codes and tries that have ended. Inside `writing()`."""
+    """Throws away sessions, codes, tries, questions and bindings that have ended. Inside `writing()`."""
     execute("delete from session where expires_at < ?", micros(now))
     execute("delete from code where expires_at < ?", micros(now - timedelta(days=7)))
+    execute("delete from question where state <> 'open' and created_at < ?", micros(now - timedelta(days=90)))
+    execute("delete from binding where used_at < ?", micros(now - timedelta(days=365)))
     execute("delete from login_attempt where at < ?", micros(now - timedelta(days=1)))
     execute("delete from counter where slot < ?", micros(now - timedelta(days=2)) // facts.SLOT)
 

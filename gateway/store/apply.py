@@ -402,6 +402,8 @@ def _change_others(decision: Decision, at: int) -> None:
         update("address", "value", value, **_in_micros(columns))
     for outbox, columns in decision.outbox_changes.items():
         update("outbox", "id", outbox, changed=at, **_in_micros(columns))
+    for name, words in decision.alarms:
+        schedule.beat(name, moment(at), words)
     for value, refused in decision.blocks:
         execute("delete from block where value = ?", value)
         execute("insert into block (value, refused, at) values (?, ?, ?)", value, refused, at)

@@ -35,8 +35,8 @@ from gateway.values import (
 
 LEASE = timedelta(hours=1)  # longer than the slowest lane may take
 COLUMNS = (
-    "id, ticket, entry, kind, medium, recipient, account, attempts, created_at, rendered, blob, message_id, "
-    "envelope_sender, data, number"
+    "id, ticket, entry, kind, medium, recipient, account, attempts, coalesce(released_at, created_at), rendered, blob, "
+    "message_id, envelope_sender, data, number"
 )
 RUN = 25  # rows of one lane that one sender takes in one go, in order
 BLOCKING = "(state in ('sending', 'uncertain') or (state = 'ready' and attempts < 3))"  # as the index outbox_lane says
@@ -165,16 +165,16 @@ def _stopped(
 ) -> set[int]:
     """Which of these SMS do not pass; they are dead or wait for tomorrow now. `spent` holds the day's segments, once
     they were counted."""
-    lines = rows(f"select id, kind, recipient from outbox where id in ({marks(ids)}) order by id", *ids)  # noqa: S608
+    lines = rows(f"select id, kind, recipient, released_at from outbox where id in ({marks(ids)}) order by id", *ids)  # noqa: S608
     stopped: set[int] = set()
-    for id, word, recipient in lines:
+    for id, word, recipient, released in lines:
         kind = NoticeKind(word)
         why = sms_shut(recipient, kind)
         if why:
             shut(id, why, now)
             die(id, why, now)  # in any case: or it would come up again and again
             stopped.add(id)
-        elif gate is not None and kind in BY_ITSELF:
+        elif gate is not None and kind in BY_ITSELF and released is None:
             if not spent:
                 spent.append(_spent(gate))
             if spent[0] >= gate.cap:
@@ -504,8 +504,8 @@ def _is_uncertain(id: int, since: datetime | None = None) -> bool:
 # -- receipts ----------------------------------------------------------------------------------------------------
 
 SMS_COLUMNS = (
-    "id, ticket, entry, kind, recipient, account, state, created_at, number, attempts, resends, status, provider_id, "
-    "data"
+    "id, ticket, entry, kind, recipient, account, state, coalesce(released_at, created_at), number, attempts, resends, "
+    "status, provider_id, data"
 )
 SMS = f"select {SMS_COLUMNS} from outbox where medium = 'sms'"  # noqa: S608 - names are ours
 
@@ -724,19 +724,26 @@ def _ids(ticket: int, recipient: str) -> dict[str, tuple[str, ...]]:
 
 
 def take_back(entry: int, now: datetime) -> tuple[int, str]:
-    """Cancels what of an entry is still held; returns the ticket, and words when it is too late. Inside `writing()`."""
-    lines = rows("select id, ticket, state, done_at from outbox where entry = ? and kind = 'answer'", entry)
+    """Cancels what of an entry has not left; returns the ticket, and words when it is too late. Inside `writing()`."""
+    lines = rows("select id, ticket, state, done_at, attempts from outbox where entry = ? and kind = 'answer'", entry)
     if not lines:
         return 0, "There is nothing to take back."
     if all(line[2] == OutboxState.CANCELLED for line in lines):
         return 0, "It is taken back already."
-    gone = [line for line in lines if line[2] not in (OutboxState.HELD, OutboxState.CANCELLED)]
+    # `ready` and never tried: its time has come, but nobody has taken it yet.
+    gone = [
+        line
+        for line in lines
+        if line[2] not in (OutboxState.HELD, OutboxState.CANCELLED)
+        and not (line[2] == OutboxState.READY and not line[4])
+    ]
     if gone:
         done_at = gone[0][3]
         return 0, f"Too late: already sent {moment(done_at):%H:%M}." if done_at else "Too late: it is being sent."
-    for id, _, _, _ in lines:
+    for id, *_ in lines:
         execute(
-            "update outbox set state = 'cancelled', changed = ?, done_at = ? where id = ? and state = 'held'",
+            "update outbox set state = 'cancelled', changed = ?, done_at = ? where id = ? "
+            "and (state = 'held' or state = 'ready' and attempts = 0)",
             micros(now),
             micros(now),
             id,
@@ -769,8 +776,9 @@ def forget_codes(question: int) -> None:
 def release(id: int, now: datetime) -> None:
     """Sends a held or waiting row now, or tries a dead one again from the start. Inside `writing()`."""
     changed = execute(
-        "update outbox set state = 'ready', not_before = ?, attempts = 0, changed = ? "
+        "update outbox set state = 'ready', not_before = ?, released_at = ?, attempts = 0, changed = ? "
         "where id = ? and state in ('held', 'dead', 'uncertain', 'ready')",
+        micros(now),
         micros(now),
         micros(now),
         id,

@@ -26,6 +26,7 @@ from urllib.parse import quote
 import psycopg
 import pytest
 import requests
+import time_machine
 from peewee import OperationalError
 
 from gateway import desk, kept, queries, serve, store, texting
@@ -316,7 +317,6 @@ def test_what_was_delivered_after_all_is_not_sent_again_after_midnight(desk_db: 
 # -- an account that is refused by a receipt ---------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="only a refusal at sending stops the transport and makes the banner")
 def test_a_receipt_that_says_our_account_is_closed_shows_on_every_page(desk_db: DeskDb) -> None:
     id = on_its_way(desk_db)
     sent(desk_db, id)
@@ -339,15 +339,14 @@ def test_a_message_that_an_unregistered_number_cannot_deliver_is_not_sent_a_hund
 # -- revoked -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="what is uncertain is not cancelled and goes once more")
 def test_nothing_goes_to_a_revoked_phone_any_more(texts: Texts, clock: Clock) -> None:
     texts.tom()
     desk_, tom = texts.pages.desk, texts.pages.desk.people["tom"]
     id = on_its_way(desk_, kind="job", phone=TOMS, account=tom.id)
     with store.writing():
         outbox.record_uncertain(id, "timed out", clock() + MINUTE, clock())
+    (look,) = outbox.doubtful(clock() + 5 * MINUTE, 10)  # it is under way already
     desk_.perform(Revoke(tom.id, TOMS), desk_.people["ada"], clock())
-    (look,) = outbox.doubtful(clock() + 5 * MINUTE, 10)
     with store.writing():
         outbox.record_absent(look, clock() + 5 * MINUTE)
     assert claim(desk_, 6 * MINUTE) == []
@@ -433,7 +432,6 @@ def test_a_clock_that_is_five_minutes_ahead_does_not_double_an_sms(now: Any) -> 
     assert twilio_out.look_up(line, way, OutSms(1, OURS, PHONE, "Hello", "", 1, now)) is not None
 
 
-@pytest.mark.xfail(strict=True, reason="without an id the words are the id: what is said twice is heard once")
 def test_a_customer_may_say_yes_again_next_week(desk_db: DeskDb) -> None:
     way = SmsNumber.model_validate({"number": OURS, "driver": "http", "http": {"url": "x", "secret": "12345678"}})
     body = json.dumps({"from": PHONE, "to": OURS, "text": "Yes"}).encode()
@@ -441,7 +439,8 @@ def test_a_customer_may_say_yes_again_next_week(desk_db: DeskDb) -> None:
     kept_ = []
     for _ in range(2):
         request = RawRequest("POST", "https://desk.example/hooks/http/sms", {"X-Signature": signature}, body)
-        (sms,), answer = http_in.receive(request, "sms", [way])
+        with time_machine.travel(desk_db.now, tick=False):
+            (sms,), answer = http_in.receive(request, "sms", [way])
         assert answer.status == 200
         kept_.append(keep(desk_db, sms))
         desk_db.now += timedelta(days=7)
@@ -457,7 +456,6 @@ def test_a_stranger_writes_no_lines_into_our_log(caplog: pytest.LogCaptureFixtur
     assert all("\n" not in record.getMessage() for record in caplog.records)
 
 
-@pytest.mark.xfail(strict=True, reason="every request waits its ten seconds: ten hooks a second take all 96 threads")
 def test_while_nothing_can_be_kept_most_providers_are_told_so_at_once(
     desk_db: DeskDb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -501,7 +499,6 @@ def test_a_code_in_an_sms_that_failed_stands_in_no_list(desk_db: DeskDb) -> None
     assert "4821" not in line.text
 
 
-@pytest.mark.xfail(strict=True, reason="receipts are cut off after the newest arrivals were taken")
 def test_many_receipts_do_not_hide_todays_messages_from_the_balance(
     desk_db: DeskDb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -519,7 +516,6 @@ def test_many_receipts_do_not_hide_todays_messages_from_the_balance(
 # -- what stays --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="nothing throws away what phones were asked years ago")
 def test_the_night_throws_away_questions_and_bindings_that_have_ended(desk_db: DeskDb) -> None:
     old = desk_db.now - timedelta(days=800)
     with store.writing():
@@ -737,7 +733,6 @@ def test_bodies_that_drip_do_not_stop_the_site(web: int) -> None:
 # -- what a person decides ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="its time counts from when it was written: the first 503 or full queue ends it")
 def test_what_a_person_sends_again_is_tried_as_long_as_a_new_one(desk_db: DeskDb) -> None:
     id = text(desk_db, state="dead", attempts=4)
     with store.writing():
@@ -747,7 +742,6 @@ def test_what_a_person_sends_again_is_tried_as_long_as_a_new_one(desk_db: DeskDb
     assert next_sms(again, Later("its number sends others first", 5.0), desk_db.now, 0.0) is not None
 
 
-@pytest.mark.xfail(strict=True, reason="the gate puts it off again, and the page has said: It is sent now.")
 def test_what_a_person_sends_now_passes_the_days_limit(desk_db: DeskDb) -> None:
     id = text(desk_db, "acknowledgement")
     assert claim(desk_db, cap=0) == []
@@ -756,7 +750,6 @@ def test_what_a_person_sends_now_passes_the_days_limit(desk_db: DeskDb) -> None:
     assert claim(desk_db, cap=0) == [id]
 
 
-@pytest.mark.xfail(strict=True, reason="ready counts as gone, although nothing has left: nobody can stop it any more")
 def test_an_answer_that_waits_for_a_provider_that_is_away_can_be_taken_back(desk_db: DeskDb) -> None:
     ticket, entry = ann(desk_db)
     id = on_its_way(desk_db, ticket=ticket, entry=entry)
@@ -779,7 +772,6 @@ def test_an_agent_does_not_make_himself_an_administrator_by_phone(texts: Texts, 
     assert desk_.people["ada"].roles == {"agent"}
 
 
-@pytest.mark.xfail(strict=True, reason="a name that is no UTF-8 stops every poll after it from ending")
 def test_a_file_with_a_strange_name_does_not_stop_the_others(desk_db: DeskDb) -> None:
     committer = desk.Committer(desk_db.config)
     strange = kept.arrival(Sms("file", os.fsdecode(b"\xff.txt-1"), PHONE, OURS, "Hello"), desk_db.now)
@@ -797,9 +789,8 @@ def test_a_strange_price_breaks_no_page(price: str) -> None:
 # -- the third reading ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="after a hundred stopped rows the claim ends empty, and delivery with it")
 def test_an_answer_behind_a_queue_that_the_gate_stops_goes_with_the_same_claim(desk_db: DeskDb) -> None:
-    for number in range(250):
+    for number in range(500, 750):  # none of them is the number that is answered
         address(f"+4477009{number:05}", opted_out=True)
         text(desk_db, "acknowledgement", phone=f"+4477009{number:05}")
     answer, box = text(desk_db, phone=OTHER), WorkerBox(desk_db.config, "me")
